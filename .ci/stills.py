@@ -1,0 +1,68 @@
+"""Run notebooks in place and keep of their outputs what a page without a kernel can show.
+
+    python .ci/stills.py nbs/scoring/01_aupro.ipynb ...     run, then tidy
+    python .ci/stills.py --tidy-only nbs/...                tidy alone
+
+Text and PNG pictures stay (pictures are reduced to 128 colours); live widgets, which would be megabytes and show nothing
+without a kernel, are dropped. Every notebook must stay under 300 kB.
+"""
+import base64
+import io
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json", "application/javascript")
+MAX_BYTES = 300_000
+
+
+def smaller(png: str) -> str:
+    "The same picture with 128 colours, base64 in, base64 out."
+    out = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(128).save(out, "PNG", optimize=True)
+    return min(png.replace("\n", ""), base64.b64encode(out.getvalue()).decode(), key=len)
+
+
+def keep(output) -> bool:
+    "Whether an output says something on a page that has no kernel behind it."
+    if output.output_type == "stream":
+        return output.name == "stdout"
+    return not any(kind in output.get("data", {}) for kind in LIVE)
+
+
+def tidy(notebook):
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata = {}
+        if cell.cell_type != "code":
+            continue
+        cell.execution_count = None
+        cell.outputs = [o for o in cell.outputs if keep(o)]
+        for output in cell.outputs:
+            output.pop("execution_count", None)
+            if "execution_count" in output or output.output_type == "execute_result":
+                output.execution_count = None
+            if output.get("metadata"):
+                output.metadata = {}
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
+    return notebook
+
+
+def main(arguments):
+    run = "--tidy-only" not in arguments
+    for path in (Path(a) for a in arguments if not a.startswith("--")):
+        notebook, start = nbformat.read(path, as_version=4), time.time()
+        if run:
+            NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+        nbformat.write(tidy(notebook), path)
+        size = path.stat().st_size
+        print(f"{path}: {size / 1000:.0f} kB, {time.time() - start:.0f} s" + ("  TOO LARGE" if size > MAX_BYTES else ""))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

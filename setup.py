@@ -1,0 +1,32 @@
+"""Builds the package from settings.ini (metadata) and mmad_nb/__init__.py (version)."""
+import re
+import shutil
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+here = Path(__file__).parent
+ini = ConfigParser(delimiters=["="])
+ini.read(here / "settings.ini", encoding="utf8")
+cfg = ini["DEFAULT"]
+version = re.search(r'__version__ = "(.+?)"', (here / "mmad_nb/__init__.py").read_text()).group(1)
+
+
+class BuildWithSamples(build_py):
+    """Copies data_samples/ into the wheel, so that an installed package has something to show without the repository."""
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(here / "data_samples", Path(self.build_lib) / "mmad_nb/data_samples", dirs_exist_ok=True)
+
+
+setup(
+    name=cfg["name"], version=version, description=cfg["description"], keywords=cfg["keywords"].split(),
+    author=cfg["author"], license=cfg["license"],
+    long_description=(here / "README.md").read_text(encoding="utf8"), long_description_content_type="text/markdown",
+    python_requires=">=" + cfg["min_python"], packages=find_packages(include=["mmad_nb", "mmad_nb.*"]),
+    package_data={"mmad_nb": ["weights/*"]}, install_requires=cfg["requirements"].split(),
+    extras_require={name: cfg[name + "_requirements"].split() for name in ("lab", "dev", "diffusion", "benchmark")},
+    entry_points={"nbdev": ["mmad_nb = mmad_nb._modidx:d"]}, cmdclass={"build_py": BuildWithSamples})
