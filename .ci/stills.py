@@ -34,17 +34,28 @@ def keep(output) -> bool:
     return not any(kind in output.get("data", {}) for kind in LIVE)
 
 
+def joined(outputs: list) -> list:
+    "The outputs with each run of printed text as one: where the kernel cuts it changes from run to run."
+    result = []
+    for output in outputs:
+        if result and output.output_type == result[-1].output_type == "stream":
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
+
+
 def tidy(notebook):
+    "Drop what changes from run to run or shows nothing without a kernel, in place."
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type != "code":
             continue
         cell.execution_count = None
-        cell.outputs = [o for o in cell.outputs if keep(o)]
+        cell.outputs = joined([o for o in cell.outputs if keep(o)])
         for output in cell.outputs:
-            output.pop("execution_count", None)
-            if "execution_count" in output or output.output_type == "execute_result":
+            if output.output_type == "execute_result":
                 output.execution_count = None
             if output.get("metadata"):
                 output.metadata = {}
