@@ -1,0 +1,188 @@
+"""The ablation lab in a real browser: JupyterLab, Chromium, a key press, a drag, and what a person would see of it.
+
+Skipped where there is no Chromium, except in CI, where it fails: nobody would notice a widget that no longer shows.
+The pictures it takes lie in a temporary folder, whose path is printed (pytest -s shows it).
+"""
+import io
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NOTEBOOK = Path(__file__).parents[1] / "nbs/lab/02_ablation.ipynb"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NOISE = ("GPU stall due to ReadPixels",)   # software rendering says so about every WebGL canvas
+SETTINGS = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+            "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}}   # keep cells in the page that are scrolled away
+
+
+@contextmanager
+def hard_limit(seconds):
+    "Raise TimeoutError in the block after so many seconds, whatever it waits for."
+    def stop(*_): raise TimeoutError(f"not done within {seconds} s")
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try: yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def jupyterlab(folder):
+    "A JupyterLab of its own on 127.0.0.1 that serves `folder`/work; gives (address, token)."
+    for path, value in SETTINGS.items():
+        file = folder / "settings" / f"{path}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    places = {f"JUPYTER_{what}_DIR": "config data runtime".split()[i] for i, what in enumerate(("CONFIG", "DATA", "RUNTIME"))}
+    places |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "IPYTHONDIR": "ipython"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--ip=127.0.0.1", f"--port={port}",
+         "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'work'}"],
+        env={**os.environ, **{name: str(folder / place) for name, place in places.items()}}, start_new_session=True,
+        stdout=open(folder / "server.log", "wb"), stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: answers(f"{address}/api/status?token={token}"), 40, lambda: (folder / "server.log").read_text()[-2000:])
+        yield address, token
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try: server.wait(10)
+        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL)
+
+
+def answers(address):
+    try: return urlopen(address, timeout=2).status == 200
+    except (URLError, OSError): return False
+
+
+def wait_for(condition, seconds, report=lambda: ""):
+    "Ask until `condition()` is true."
+    end = time.time() + seconds
+    while not condition():
+        if time.time() > end: raise TimeoutError(f"not within {seconds} s; {report()}")
+        time.sleep(0.1)
+
+
+@contextmanager
+def browser_page(height=1000):
+    "A page in a headless Chromium; `page.errors` collects what a console would show in red, `page.outside` requests that leave this machine."
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
+        try:
+            page = browser.new_page(viewport={"width": 1280, "height": height})
+            page.set_default_timeout(20_000)
+            page.errors, page.outside = [], []
+            page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" and not any(n in m.text for n in NOISE) else None)
+            page.on("pageerror", lambda e: page.errors.append(str(e)))
+            page.on("request", lambda r: page.outside.append(r.url) if not r.url.startswith(("http://127.0.0.1", "data:", "blob:")) else None)
+            yield page
+        finally: browser.close()
+
+
+SESSION = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel"
+CELLS = """() => { const cells = jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim());
+  const error = cells.flatMap(c => c.model.outputs.toJSON()).find(o => o.output_type === 'error');
+  return {total: cells.length, done: cells.filter(c => c.model.executionCount !== null && c.model.executionState !== 'running').length,
+          error: error ? error.ename + ': ' + error.evalue : null}; }"""
+
+
+def run_notebook(page, address, token, name, seconds=120):
+    "Open notebook `name`, run all of its cells; gives the seconds that this took. Raises what a cell raised."
+    page.goto(f"{address}/lab/tree/{name}?token={token}")
+    # A command sent before the kernel's websocket is connected is lost without a word.
+    page.wait_for_function(f"() => window.jupyterapp && {SESSION}?.connectionStatus === 'connected' && {SESSION}?.status === 'idle'", timeout=60_000)
+    page.evaluate("() => { jupyterapp.shell.collapseLeft(); jupyterapp.shell.collapseRight?.(); }")
+    start, state = time.time(), {}
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+
+    def finished():
+        state.update(page.evaluate(CELLS))
+        if state["error"]: raise AssertionError(f"{name}: {state['error']}")
+        return state["done"] == state["total"]
+    wait_for(finished, seconds, lambda: f"{name}: {state}")
+    return time.time() - start
+
+
+def picture(locator):
+    "A screenshot of one element as an array (H,W,3)."
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot(animations="disabled"))).convert("RGB"), dtype=np.int16)
+
+
+def changed(a, b):
+    "The share of pixels that differ visibly."
+    assert a.shape == b.shape, "nothing may change its size"
+    return float((np.abs(a - b).max(-1) > 12).mean())
+
+
+WATCH = """() => { window.seen = []; let start = 0;
+  window.addEventListener('keydown', () => { start = performance.now(); }, true);
+  const note = what => window.seen.push([what, performance.now() - start]);
+  document.querySelector('.mmad-map').addEventListener('load', () => requestAnimationFrame(() => note('map')));
+  new MutationObserver(() => note('metrics')).observe(document.querySelector('.mmad-metrics'), {childList: true, subtree: true}); }"""
+
+
+@pytest.fixture(scope="module")
+def needs_chromium():
+    if CHROMIUM: return
+    message = "no Chromium found: apt-get install chromium"
+    pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+
+
+def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
+    (tmp_path / "work").mkdir()
+    shutil.copy(NOTEBOOK, tmp_path / "work/lab.ipynb")
+    with hard_limit(170), jupyterlab(tmp_path) as (address, token), browser_page() as page:
+        print(f"\npictures in {tmp_path}; all cells run after {run_notebook(page, address, token, 'lab.ipynb'):.0f} s")
+        image, cloud, metrics = page.locator(".mmad-map"), page.locator(".mmad-cloud canvas").first, page.locator(".mmad-metrics")
+        handle = page.locator(".mmad-weights .noUi-handle").first
+        handle.scroll_into_view_if_needed()
+        page.wait_for_timeout(1000)   # k3d draws its first frames
+        page.screenshot(path=tmp_path / "before.png")
+        before, text = (picture(image), picture(cloud)), metrics.inner_text()
+
+        page.evaluate(WATCH)
+        handle.click()
+        for _ in range(6):
+            page.keyboard.press("ArrowRight")
+            page.wait_for_timeout(500)
+        page.screenshot(path=tmp_path / "moved.png")
+        after = picture(image), picture(cloud)
+        assert metrics.inner_text() != text, "the metrics stayed as they were"
+        assert changed(before[0], after[0]) > 0.005, "the map stayed as it was"
+        assert changed(before[1], after[1]) > 0.0005, "the cloud stayed as it was"
+        seen = page.evaluate("() => window.seen")
+        for what in ("map", "metrics"):
+            times = [ms for name, ms in seen if name == what]
+            assert len(times) >= 6, f"{what}: {len(times)} repaints for 6 key presses"
+            print(f"from key to new {what}: median {np.median(times):.0f} ms, slowest {max(times):.0f} ms")
+
+        box = cloud.bounding_box()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.6 * box["height"], steps=8)
+        page.mouse.up()
+        page.wait_for_timeout(700)
+        page.screenshot(path=tmp_path / "turned.png")
+        assert changed(after[1], picture(cloud)) > 0.02, "the cloud did not turn"
+        assert page.errors == [], "the browser's console shows errors"
+        assert page.outside == [], "something was asked of the network"
