@@ -1,7 +1,9 @@
 "What the sensor saw: samples and clouds, forged or read from disk, and made ready for the encoders."
 from .datasets import MVTec3D, prepare_dataset, read_manifest, read_mask, read_rgb, read_sample, read_xyz
+from .forge import forge, forge_sample, list_categories, list_defects, sample_data
 from .prepare import find_foreground, prepare, square
 from .sample import Cloud, Sample
 
-__all__ = ["Cloud", "MVTec3D", "Sample", "find_foreground", "prepare", "prepare_dataset", "read_manifest", "read_mask",
-           "read_rgb", "read_sample", "read_xyz", "square"]
+__all__ = ["Cloud", "MVTec3D", "Sample", "find_foreground", "forge", "forge_sample", "list_categories", "list_defects",
+           "prepare", "prepare_dataset", "read_manifest", "read_mask", "read_rgb", "read_sample", "read_xyz", "sample_data",
+           "square"]
