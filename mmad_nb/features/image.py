@@ -65,14 +65,16 @@ class ImageEncoder(nn.Module):
             maps = self.model.forward_intermediates(x, indices=order, norm=True, stop_early=True, intermediates_only=True)
         return tuple(maps[order.index(b)].float() for b in blocks)
 
-# %% ../../nbs/features/01_image.ipynb #b6e09c1f
+# %% ../../nbs/features/01_image.ipynb #9a47b9df
 def _check(self, rgb, blocks):
     if rgb.ndim != 4 or rgb.shape[1] != 3 or any(side % self.patch for side in rgb.shape[2:]):
         near = [max(1, round(side / self.patch)) * self.patch for side in rgb.shape[-2:]]
         raise DataError(f"photo for {self.name}", f"shape {tuple(rgb.shape)}", f"(B, 3, H, W) with H and W divisible by the patch of {self.patch}",
                         f"Resize it, for instance with prepare(sample, size={near[0]}).")
-    if rgb.max() > 2:
-        raise DataError(f"photo for {self.name}", f"colours up to {rgb.max():.0f}", "colours in [0,1]", "Divide by 255.")
+    low, high = rgb.min().item(), rgb.max().item()
+    if low < -0.5 or high > 1.5:
+        raise DataError(f"photo for {self.name}", f"colours from {low:.1f} to {high:.1f}", "colours in [0,1]",
+                        "Divide 0..255 by 255; do not normalise, the encoder does.")
     if not blocks or not all(0 <= b < self.depth for b in blocks):
         raise DataError(f"blocks for {self.name}", f"{blocks}", f"numbers from 0 to {self.depth - 1}", f"The last block is {self.depth - 1}.")
 
