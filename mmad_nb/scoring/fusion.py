@@ -13,7 +13,7 @@ from ..core.runtime import DataError, unknown_name
 
 # %% auto #0
 __all__ = ['RULES', 'BLUR', 'SCORES', 'SCALES', 'fuse_maps', 'blur_matrix', 'box_blur', 'image_score', 'nonzero_mean',
-           'scale_maps', 'FusionPanel', 'png']
+           'scale_maps', 'png', 'FusionPanel']
 
 # %% ../../nbs/scoring/02_fusion.ipynb #49cf3a89
 RULES = ("mul", "add", "max", "single")
@@ -70,9 +70,8 @@ def box_blur(
     passes = tuple((int(kernel), int(times)) for kernel, times in passes)
     return _blur_rows(_blur_rows(maps, passes).mT, passes).mT
 
-# %% ../../nbs/scoring/02_fusion.ipynb #4b096829
+# %% ../../nbs/scoring/02_fusion.ipynb #0108e0b0
 SCORES = ("max", "release")
-SCALES = ("none", "mean", "sqrt-mean")
 
 
 def image_score(
@@ -91,6 +90,9 @@ def nonzero_mean(flat: torch.Tensor) -> torch.Tensor:
     count = (flat != 0).sum(1)
     return torch.where(count > 0, flat.sum(1) / count.clamp(min=1), torch.ones_like(flat[:, 0]))
 
+# %% ../../nbs/scoring/02_fusion.ipynb #c812b7df
+SCALES = ("none", "mean", "sqrt-mean")
+
 
 def scale_maps(
     maps: torch.Tensor,   # (N,H,W), >= 0
@@ -104,7 +106,20 @@ def scale_maps(
     divisor = nonzero_mean(flat) if by == "mean" else torch.where(mean > 0, mean, torch.ones_like(mean)).sqrt()
     return maps / divisor[:, None, None]
 
-# %% ../../nbs/scoring/02_fusion.ipynb #ebfd41fb
+# %% ../../nbs/scoring/02_fusion.ipynb #2c80709e
+def png(
+    picture: torch.Tensor,  # (H,W), >= 0
+) -> bytes:
+    "A map as a PNG file in magma colours, black at 0 and bright at its maximum."
+    import io
+    from matplotlib import colormaps
+    from PIL import Image
+    out = io.BytesIO()
+    shown = (picture / picture.max().clamp(min=1e-12)).detach().cpu().numpy()
+    Image.fromarray(colormaps["magma"](shown, bytes=True)[..., :3]).save(out, "PNG")
+    return out.getvalue()
+
+# %% ../../nbs/scoring/02_fusion.ipynb #fce50a82
 class FusionPanel:
     "Rule, share of geometry and blur for a pair of maps; the fused map as a picture."
     def __init__(self,
@@ -125,16 +140,3 @@ class FusionPanel:
         self.fused = box_blur(fuse_maps(*self.maps, self.rule.value, self.alpha.value), BLUR if self.blur.value else ())
         self.picture.value = png(self.fused[0])
         self.label.value = f"image score (max): {image_score(self.fused)[0]:.3f}"
-
-
-def png(
-    picture: torch.Tensor,  # (H,W), >= 0
-) -> bytes:
-    "A map as a PNG file in magma colours, black at 0 and bright at its maximum."
-    import io
-    from matplotlib import colormaps
-    from PIL import Image
-    out = io.BytesIO()
-    shown = (picture / picture.max().clamp(min=1e-12)).detach().cpu().numpy()
-    Image.fromarray(colormaps["magma"](shown, bytes=True)[..., :3]).save(out, "PNG")
-    return out.getvalue()

@@ -1,0 +1,4 @@
+"Detectors: assembled from the stages, side by side behind one interface."
+from .base import Components, Detector, Weight, WeightPanel, create_detector, list_detectors, load_detector, register, weight_control
+
+__all__ = ["Components", "Detector", "Weight", "WeightPanel", "create_detector", "list_detectors", "load_detector", "register", "weight_control"]
