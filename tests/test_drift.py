@@ -1,0 +1,66 @@
+"""The exported modules, the notebooks and the README say the same thing, and notebooks are committed clean."""
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+HANDWRITTEN = "__init__.py"  # every other module of the package is exported from a notebook
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "A copy of notebooks and package in which nbdev may write."
+    folder = tmp_path_factory.mktemp("drift")
+    for name in ("nbs", "mmad_nb"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("pyproject.toml", "settings.ini", "setup.py", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)  # nbdev asks git for the root
+    return folder
+
+
+def texts(folder, pattern):
+    return {str(p.relative_to(folder)): p.read_text(encoding="utf8") for p in sorted(folder.rglob(pattern))
+            if not {"__pycache__", ".ipynb_checkpoints"} & set(p.parts)}
+
+
+def changed(before, after):
+    return [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+
+
+def test_modules_are_what_the_notebooks_export(copy):
+    for module in (copy / "mmad_nb").rglob("*.py"):
+        if module.name != HANDWRITTEN:
+            module.unlink()  # a module whose notebook is gone must be noticed too
+    subprocess.run([BIN / "nbdev-export"], cwd=copy, check=True, capture_output=True)
+    assert changed(texts(ROOT / "mmad_nb", "*.py"), texts(copy / "mmad_nb", "*.py")) == [], "run `make export` and commit"
+
+
+def test_notebooks_are_clean(copy):
+    before = texts(copy / "nbs", "*.ipynb")
+    subprocess.run([BIN / "nbdev-clean"], cwd=copy, check=True, capture_output=True)
+    assert changed(before, texts(copy / "nbs", "*.ipynb")) == [], "run `nbdev-clean` and commit"
+
+
+def test_readme_is_the_index_notebook():
+    sys.path.insert(0, str(ROOT / ".ci"))
+    from readme import readme
+    assert (ROOT / "README.md").read_text(encoding="utf8") == readme(), "run `make export` and commit"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
+def test_notebook_is_fit_to_read(path):
+    raw = path.read_text(encoding="utf8")
+    notebook = json.loads(raw)
+    head = "".join(notebook["cells"][0]["source"]).splitlines()
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(raw) < 300_000, f"{len(raw)} bytes: drop outputs"
+    assert "widgets" not in notebook["metadata"], "saved widget state"
+    assert head[0].startswith("# ") and head[1].startswith("> "), "first cell: a title and one sentence"
+    assert len(ids) == len(set(ids)), "cell ids repeat"
