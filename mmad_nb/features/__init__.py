@@ -1,4 +1,6 @@
 "From a capture to vectors: one feature per image patch and per group of points, and the way back to pixels."
 from .image import ImageEncoder, bilinear, mix, pca_colours, similarity, tiny_vit, upsample
+from .points import GroupEncoder, PointEncoder, PointMAE, farthest_point_sampling, group_points, interpolation, knn, tiny_point_mae
 
-__all__ = ["ImageEncoder", "bilinear", "mix", "pca_colours", "similarity", "tiny_vit", "upsample"]
+__all__ = ["ImageEncoder", "bilinear", "mix", "pca_colours", "similarity", "tiny_vit", "upsample",
+           "GroupEncoder", "PointEncoder", "PointMAE", "farthest_point_sampling", "group_points", "interpolation", "knn", "tiny_point_mae"]
