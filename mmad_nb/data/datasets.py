@@ -24,8 +24,9 @@ from .prepare import find_foreground, prepare, square
 from .sample import Sample
 
 # %% auto #0
-__all__ = ['MANIFEST', 'UNFINISHED', 'read_rgb', 'valid_xyz', 'read_xyz', 'read_mask', 'read_sample', 'Entry', 'Captures',
-           'read_manifest', 'MVTec3D', 'prepare_dataset', 'capture_picture', 'BrowsePanel']
+__all__ = ['MANIFEST', 'UNFINISHED', 'MADE_BY', 'read_rgb', 'valid_xyz', 'read_xyz', 'read_mask', 'read_sample', 'Entry',
+           'Captures', 'CaptureFolders', 'read_manifest', 'capture_files', 'MVTec3D', 'prepare_dataset',
+           'capture_picture', 'BrowsePanel']
 
 # %% ../../nbs/data/06_datasets.ipynb #6891925e
 def _open(path, read, expected):
@@ -115,41 +116,9 @@ class Entry:
         "Unique within the data set, such as bagel/test/hole/003."
         return f"{self.category}/{self.split}/{self.defect}/{self.stem}"
 
-# %% ../../nbs/data/06_datasets.ipynb #41dc39ae
+# %% ../../nbs/data/06_datasets.ipynb #039db4bd
 class Captures(Sequence):
-    "Captures on disk: listed when made, checked and read when asked for."
-    splits = {"train": "train", "validation": "validation", "test": "test"}  # name -> folder
-
-    def __init__(self,
-        root,                    # folder that holds one folder per category
-        category=None,           # name, list of names, or None for all there are
-        split: str = "train",    # one of `splits`
-    ):
-        self.root, self.split = Path(root), split
-        if split not in self.splits: raise unknown_name("split", split, self.splits)
-        known = self._known()
-        wanted = known if category is None else [category] if isinstance(category, str) else list(category)
-        for name in wanted:
-            if name not in known: raise unknown_name("category", name, known)
-        self.entries = [entry for name in sorted(wanted) for entry in self._list(name, self.root / name / self.splits[split])]
-        if not self.entries:
-            raise DataError(self.root, f"no capture in split {split!r} of {', '.join(wanted)}", "at least one",
-                            f"Each category needs a folder {self.splits[split]!r} with captures in the layout of {type(self).__name__}.")
-
-    def _known(self):
-        "Categories under the root: folders that contain one of the splits."
-        if not self.root.is_dir():
-            raise DataError(self.root, "no such folder", "the root of a data set", "Check the path; on Colab, mount or download the data first.")
-        holds_split = lambda folder: any((folder / name).is_dir() for name in self.splits.values())
-        known = sorted(p.name for p in self.root.iterdir() if p.is_dir() and holds_split(p))
-        if not known:
-            here = "one category itself" if holds_split(self.root) else f"{', '.join(sorted(p.name for p in self.root.iterdir())[:8]) or 'an empty folder'}"
-            raise DataError(self.root, here, f"one folder per category, each with {' or '.join(self.splits.values())}", "Give the folder above or below it.")
-        return known
-
-    def _list(self, category, folder): raise NotImplementedError
-    def _read(self, entry): raise NotImplementedError
-
+    "A list of captures: read when asked for. A subclass sets `entries` and knows how to `_read` one."
     def __len__(self): return len(self.entries)
 
     def __getitem__(self, index):
@@ -175,20 +144,69 @@ class Captures(Sequence):
             rows.append(f"  {category:12} " + ", ".join(f"{n} {defect}" for defect, n in sorted(counts.items(), key=lambda c: (c[0] != "good", c[0]))))
         return "\n".join(rows)
 
-# %% ../../nbs/data/06_datasets.ipynb #5d5b2f35
-MANIFEST, UNFINISHED = "manifest.json", "manifest.unfinished.jsonl"
+# %% ../../nbs/data/06_datasets.ipynb #dfd41d01
+class CaptureFolders(Captures):
+    "Captures in ROOT/CATEGORY/SPLIT. A subclass says how to `_list` one such folder."
+    splits = {"train": "train", "validation": "validation", "test": "test"}  # name -> folder
+
+    def __init__(self,
+        root,                    # folder that holds one folder per category
+        category=None,           # name, list of names, or None for all there are
+        split: str = "train",    # one of `splits`
+    ):
+        self.root, self.split = Path(root), split
+        if split not in self.splits: raise unknown_name("split", split, self.splits)
+        known = self._known()
+        wanted = known if category is None else [category] if isinstance(category, str) else list(category)
+        for name in wanted:
+            if name not in known: raise unknown_name("category", name, known)
+        self.entries = [entry for name in sorted(wanted) for entry in self._list(name, self.root / name / self.splits[split])]
+        if not self.entries:
+            raise DataError(self.root, f"no capture in split {split!r} of {', '.join(wanted)}", "at least one",
+                            f"Each category needs a folder {self.splits[split]!r} with captures in the layout of {type(self).__name__}.")
+
+    def _known(self):
+        "Categories under the root: folders that contain one of the splits."
+        if not self.root.is_dir():
+            raise DataError(self.root, "no such folder", "the root of a data set", "Check the path; on Colab, mount or download the data first.")
+        holds_split = lambda folder: any((folder / name).is_dir() for name in self.splits.values())
+        known = sorted(p.name for p in self.root.iterdir() if p.is_dir() and holds_split(p))
+        if not known:
+            here = "one category itself" if holds_split(self.root) else ", ".join(sorted(p.name for p in self.root.iterdir())[:8]) or "an empty folder"
+            raise DataError(self.root, here, f"one folder per category, each with {' or '.join(self.splits.values())}", "Give the folder above or below it.")
+        return known
+
+# %% ../../nbs/data/06_datasets.ipynb #fb6dac1c
+MANIFEST, UNFINISHED, MADE_BY = "manifest.json", "manifest.unfinished.jsonl", "mmad_nb.data.prepare"
 
 
 def read_manifest(
     root,           # folder of a data set
 ) -> dict | None:   # what was done to it; None for a raw data set
     "The manifest of a prepared data set."
-    if (Path(root) / MANIFEST).exists(): return _open(Path(root) / MANIFEST, lambda p: json.loads(p.read_text(encoding="utf8")), "the manifest of a prepared data set")
+    path = Path(root) / MANIFEST
+    if path.exists():
+        manifest = _open(path, lambda p: json.loads(p.read_text(encoding="utf8")), "the manifest of a data set")
+        if manifest.get("made_by") == MADE_BY: return manifest             # forged data sets have a manifest too, and are raw
     if (Path(root) / UNFINISHED).exists():
         raise DataError(root, "a data set that is half prepared", "all of it or nothing", "Run prepare_dataset again with the same arguments: it resumes.")
 
+# %% ../../nbs/data/06_datasets.ipynb #d1f572ea
+def capture_files(
+    folder: Path,  # such as bagel/test/hole; "good" as its name means that no masks are needed
+):                 # yields (stem, {"rgb": Path, "xyz": Path, "gt": Path})
+    "The files of each capture in a folder, sorted; a DataError where one is missing."
+    kinds = {"rgb": (".png", ".jpg"), "xyz": (".tiff", ".tif")} | ({} if folder.name == "good" else {"gt": (".png",)})
+    files = {kind: {p.stem: p for p in (folder / kind).glob("*") if p.suffix in suffixes and p.name[0] != "."} for kind, suffixes in kinds.items()}
+    for stem in sorted(files["rgb"].keys() | files["xyz"].keys()):
+        for kind in kinds:
+            if stem not in files[kind]:
+                raise DataError(folder, f"capture {stem} without its file in {kind}/", "rgb, xyz and, for a defect, gt",
+                                "Copy the missing file, or remove the rest of this capture.")
+        yield stem, {kind: files[kind][stem] for kind in kinds}
 
-class MVTec3D(Captures):
+# %% ../../nbs/data/06_datasets.ipynb #5179618a
+class MVTec3D(CaptureFolders):
     "MVTec 3D-AD, or any data set in its layout."
     def __init__(self,
         root,                     # folder that holds bagel, cable_gland, ...
@@ -205,22 +223,14 @@ class MVTec3D(Captures):
 
     def _list(self, category, folder):
         for defect in sorted(p.name for p in folder.glob("*") if p.is_dir()):
-            rgb, xyz, gt = ({p.stem: p for p in (folder / defect / kind).glob("*") if p.suffix in suffixes and p.name[0] != "."}
-                            for kind, suffixes in (("rgb", (".png", ".jpg")), ("xyz", (".tiff", ".tif")), ("gt", (".png",))))
-            needed = {"rgb": rgb, "xyz": xyz} | ({} if defect == "good" else {"gt": gt})
-            for stem in sorted(rgb.keys() | xyz.keys()):
-                for kind, files in needed.items():
-                    if stem not in files:
-                        raise DataError(folder / defect, f"capture {stem} without its file in {kind}/", "rgb, xyz and, for a defect, gt",
-                                        "Copy the missing file, or remove the rest of this capture.")
-                yield Entry(category, self.split, defect, stem, {kind: files[stem] for kind, files in needed.items()})
+            for stem, files in capture_files(folder / defect): yield Entry(category, self.split, defect, stem, files)
 
     def _read(self, entry):
         sample = read_sample(**entry.files, category=entry.category, defect=entry.defect, id=entry.id)
         if not self.prepared: return sample
         return square(sample, self.size) if self.manifest else prepare(sample, self.size, **self.settings)
 
-# %% ../../nbs/data/06_datasets.ipynb #423b09a6
+# %% ../../nbs/data/06_datasets.ipynb #0ad0e32b
 def _facts(entry, size, settings, target):
     "Prepare one capture into `target`; what the manifest says about it."
     import tifffile
@@ -237,16 +247,21 @@ def _facts(entry, size, settings, target):
     return {"plane": plane, "removed": float(1 - seen.kept.sum() / sample.valid.sum()), "note": seen.note}
 
 
+def _all_entries(source):
+    "The captures of all splits that are there."
+    splits = [split for split in MVTec3D.splits if any(source.glob(f"*/{split}/*/*"))]
+    return [entry for split in splits or ["train"] for entry in MVTec3D(source, split=split).entries]
+
+
 def _hashes(entry):
     "SHA-256 of each source file of a capture."
     return {kind: hashlib.sha256(Path(path).read_bytes()).hexdigest() for kind, path in entry.files.items()}
 
-# %% ../../nbs/data/06_datasets.ipynb #387f3340
+# %% ../../nbs/data/06_datasets.ipynb #e05e10f4
 def _begun(target, head):
     "Captures that `target` holds already, or a DataError if it is not ours to write in."
     if not target.exists() or not any(target.iterdir()): return {}
-    if (target / MANIFEST).exists():
-        found = read_manifest(target)
+    if (target / MANIFEST).exists() and (found := read_manifest(target)):
         old, captures = found["how"], found["captures"]
     elif (target / UNFINISHED).exists():
         lines = (target / UNFINISHED).read_text(encoding="utf8").split("\n")[:-1]      # the last line may be torn
@@ -258,7 +273,7 @@ def _begun(target, head):
         raise DataError(target, f"a data set prepared with {'; '.join(different)}", "the same source and settings", "Choose another target.")
     return captures
 
-# %% ../../nbs/data/06_datasets.ipynb #28be4f28
+# %% ../../nbs/data/06_datasets.ipynb #3a7a3795
 def prepare_dataset(
     source,                  # root of a raw data set in MVTec 3D-AD's layout
     target,                  # new folder for the prepared one
@@ -284,17 +299,11 @@ def prepare_dataset(
             done[entry.id] = {"sources": hashes, **_facts(entry, size, settings, target)}
             log.write(json.dumps([entry.id, done[entry.id]]) + "\n"); log.flush()
     with written_beside(target / MANIFEST) as beside:
-        beside.write_text(json.dumps({"how": head, "captures": done}, indent=1), encoding="utf8")
+        beside.write_text(json.dumps({"made_by": MADE_BY, "how": head, "captures": done}, indent=1), encoding="utf8")
     (target / UNFINISHED).unlink()
     return target
 
-
-def _all_entries(source):
-    "The captures of all splits that are there."
-    splits = [split for split in MVTec3D.splits if any(source.glob(f"*/{split}/*/*"))]
-    return [entry for split in splits or ["train"] for entry in MVTec3D(source, split=split).entries]
-
-# %% ../../nbs/data/06_datasets.ipynb #4a2e8eb2
+# %% ../../nbs/data/06_datasets.ipynb #18cf5d14
 def capture_picture(
     sample: Sample,  # any sample
 ) -> np.ndarray:     # (H,3W,3) uint8: photo, distance (near is bright), mask over grey
@@ -309,7 +318,7 @@ def capture_picture(
     if sample.mask is not None: grey[sample.mask] = (0.99, 0.55, 0.25)
     return (np.concatenate([photo, distance, grey], 1) * 255).astype(np.uint8)
 
-
+# %% ../../nbs/data/06_datasets.ipynb #b305ad2c
 class BrowsePanel:
     "A slider over a data set, and the capture that it points to."
     def __init__(self, dataset: Sequence):
