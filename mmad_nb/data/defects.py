@@ -16,7 +16,7 @@ from .shapes import Surface, build_surface, dome, mix, noise, ramp
 __all__ = ['VISIBLE_HEIGHT', 'VISIBLE_COLOR', 'defect_mask', 'choose_place', 'line_distance', 'defect', 'list_defects',
            'add_defect', 'dent', 'bump', 'hole', 'stain', 'contamination', 'scratch', 'crack']
 
-# %% ../../nbs/data/01b_defects.ipynb #8c2fa041
+# %% ../../nbs/data/01b_defects.ipynb #5ee0c2fb
 VISIBLE_HEIGHT = 0.4  # mm: four times the depth noise of the forged camera
 VISIBLE_COLOR = 0.10  # of the range of a colour channel
 
@@ -27,7 +27,7 @@ def defect_mask(
 ) -> np.ndarray:      # (H,W) bool
     "Where a defect can be seen: the surface moved, or its own colour changed, by more than the thresholds."
     moved = np.abs(after.height - before.height) > VISIBLE_HEIGHT
-    recoloured = np.abs(after.color - before.color).max(-1) > VISIBLE_COLOR
+    recoloured = np.abs(after.color - before.color).max(0) > VISIBLE_COLOR
     return moved | recoloured
 
 # %% ../../nbs/data/01b_defects.ipynb #3bf3b3ba
@@ -60,7 +60,7 @@ def line_distance(
         nearest, where = np.where(closer, distance, nearest), np.where(closer, (k + t) / (len(path) - 1), where)
     return nearest, where
 
-# %% ../../nbs/data/01b_defects.ipynb #3f21f777
+# %% ../../nbs/data/01b_defects.ipynb #838594d1
 _kinds: dict[str, dict[str, Callable]] = {"geometry": {}, "colour": {}, "both": {}}
 
 
@@ -108,7 +108,7 @@ def add_defect(
     changed = change(surface, u, v, strength, extent, rng)
     body = surface.height > 0
     return replace(changed, height=np.where(body, np.maximum(changed.height, 0), surface.height),
-                   color=np.where(body[..., None], np.clip(changed.color, 0, 1), surface.color))
+                   color=np.where(body, np.clip(changed.color, 0, 1), surface.color))
 
 # %% ../../nbs/data/01b_defects.ipynb #2cbe34c2
 @defect("geometry")
