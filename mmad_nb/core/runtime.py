@@ -164,7 +164,8 @@ class DiskCache:
         value = compute()
         from safetensors.torch import save_file
         with written_beside(self.path(key)) as beside:
-            save_file({k: v.contiguous() for k, v in value.items()}, beside, metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+            save_file({k: v.contiguous() for k, v in value.items()}, beside,
+                      metadata={"key": json.dumps(key, sort_keys=True, default=str)})
         return value
 
     def _read(self, key):

@@ -41,14 +41,16 @@ def step(
     "One optimiser step on `batch`, shared among the processes; the result does not depend on how many there are."
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine = batch[process::processes]
-    total, count = loss(mine) if mine else (0 * sum(p.sum() for p in parameters), 0)      # a last batch can be too small to share
+    # a last batch can be too small to share
+    total, count = loss(mine) if mine else (0 * sum(p.sum() for p in parameters), 0)
     optimizer.zero_grad(set_to_none=False)
     total.backward()
     sums = torch.stack([total.detach().double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
     if accelerator: sums = accelerator.reduce(sums, "sum")
     value = (sums[0] / sums[1]).item()
     if not np.isfinite(value):
-        raise DataError("training", f"a loss of {value}", "a finite number", "Look for samples without a valid pixel, or lower the learning rate.")
+        raise DataError("training", f"a loss of {value}", "a finite number",
+                        "Look for samples without a valid pixel, or lower the learning rate.")
     for p in parameters:
         if p.grad is None: continue                                 # the loss did not use it
         if accelerator: p.grad = accelerator.reduce(p.grad, "sum")
@@ -69,7 +71,8 @@ def save_checkpoint(
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
     with written_beside(path) as beside:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata={"progress": json.dumps(progress_)})
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside,
+                  metadata={"progress": json.dumps(progress_)})
 
 # %% ../../nbs/core/02_training.ipynb #b477fb2b
 def load_checkpoint(
@@ -84,10 +87,12 @@ def load_checkpoint(
         with safe_open(path, "pt") as file:
             found, tensors = json.loads(file.metadata()["progress"]), {k: file.get_tensor(k) for k in file.keys()}
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(path, f"a file that is no whole checkpoint ({error})", "one written by this training loop", "Delete it or name another file.") from error
+        raise DataError(path, f"a file that is no whole checkpoint ({error})", "one written by this training loop",
+                        "Delete it or name another file.") from error
     if found["settings"] != settings:
         other = {k: (found["settings"].get(k), v) for k, v in settings.items() if found["settings"].get(k) != v}
-        raise DataError(path, f"a checkpoint of another run; (its, this) {other}", "the same settings", "Name another checkpoint file, or delete this one.")
+        raise DataError(path, f"a checkpoint of another run; (its, this) {other}", "the same settings",
+                        "Name another checkpoint file, or delete this one.")
     for name, module in modules.items():
         module.load_state_dict({k.split("/", 2)[2]: v for k, v in tensors.items() if k.startswith(f"module/{name}/")})
     memory = {}
@@ -115,8 +120,10 @@ def train(
     if len(items) == 0: raise DataError(label, "no item to train on", "at least one", "Is the training split empty?")
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=lr)
-    state = {"epoch": 0, "step": 0, "losses": [[]], "settings": {"items": len(items), "batch_size": batch_size, "lr": lr, "seed": seed}}
-    if checkpoint is not None and Path(checkpoint).exists(): state = load_checkpoint(checkpoint, modules, optimizer, state["settings"])
+    state = {"epoch": 0, "step": 0, "losses": [[]],
+             "settings": {"items": len(items), "batch_size": batch_size, "lr": lr, "seed": seed}}
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = load_checkpoint(checkpoint, modules, optimizer, state["settings"])
     steps = math.ceil(len(items) / batch_size)
     saved = time.monotonic()
     main = accelerator is None or accelerator.is_main_process

@@ -32,7 +32,8 @@ class Sample:
         if self.mask is not None: self._check("mask", self.mask, self.size, np.bool_)
         self._check("valid", self.valid, self.size, np.bool_)
         if not np.isfinite(self.xyz).all():
-            raise DataError(f"sample {self.id!r}", "NaN or infinite coordinates", "finite numbers, 0 where valid is False",
+            raise DataError(f"sample {self.id!r}", "NaN or infinite coordinates",
+                            "finite numbers, 0 where valid is False",
                             "Set valid to False and xyz to 0 there.")
 
     def _check(self, name, value, shape, dtype):
@@ -71,11 +72,13 @@ class Cloud:
     def __post_init__(self):
         n = len(self.points)
         if n == 0:
-            raise DataError(f"cloud {self.id!r}", "no valid point", "at least one", "Look at the raw capture: was everything removed as background?")
+            raise DataError(f"cloud {self.id!r}", "no valid point", "at least one",
+                            "Look at the raw capture: was everything removed as background?")
         for name, width in (("points", 3), ("normals", 3), ("labels", None), ("colors", 3), ("pixel", 2)):
             value, shape = getattr(self, name), (n,) if width is None else (n, width)
             if value is not None and value.shape != shape:
-                raise DataError(f"cloud {self.id!r}", f"{name} of shape {value.shape}", f"{shape}", "Each row belongs to one point.")
+                raise DataError(f"cloud {self.id!r}", f"{name} of shape {value.shape}", f"{shape}",
+                                "Each row belongs to one point.")
 
     def __len__(self): return len(self.points)
 
@@ -86,7 +89,8 @@ class Cloud:
 
     def __repr__(self):
         extras = [name for name in ("normals", "labels", "colors", "pixel") if getattr(self, name) is not None]
-        return f"Cloud({self.id or self.category or '?'}: {self.defect}, {len(self)} points, with {', '.join(extras) or 'nothing else'})"
+        what = f"{self.id or self.category or '?'}: {self.defect}"
+        return f"Cloud({what}, {len(self)} points, with {', '.join(extras) or 'nothing else'})"
 
 # %% ../../nbs/data/01_sample.ipynb #e947652b
 def sample_cloud(sample: Sample) -> Cloud:

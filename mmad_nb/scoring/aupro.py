@@ -78,9 +78,11 @@ def as_maps_and_masks(
     if hasattr(maps, "element_size") and maps.element_size() < 4: maps = maps.float()        # NumPy has no bfloat16
     maps, masks = np.asarray(maps), np.asarray(masks) != 0
     if maps.shape != masks.shape or maps.ndim not in (2, 3):
-        raise DataError("maps and masks", f"shapes {maps.shape} and {masks.shape}", "both (N,H,W)", "Resize the masks (nearest) or the maps (bilinear) first.")
+        raise DataError("maps and masks", f"shapes {maps.shape} and {masks.shape}", "both (N,H,W)",
+                        "Resize the masks (nearest) or the maps (bilinear) first.")
     if np.isnan(maps).any():
-        raise DataError("maps", f"{int(np.isnan(maps).sum())} NaN scores", "numbers", "Find out where they arise; a rank of NaN has no meaning.")
+        raise DataError("maps", f"{int(np.isnan(maps).sum())} NaN scores", "numbers",
+                        "Find out where they arise; a rank of NaN has no meaning.")
     return (maps, masks) if maps.ndim == 3 else (maps[None], masks[None])
 
 # %% ../../nbs/scoring/01_aupro.ipynb #01889fc0
@@ -93,7 +95,8 @@ def aupro(
     "Area under the per-region-overlap curve up to `limit`, divided by `limit`."
     maps, masks = as_maps_and_masks(maps, masks)
     limits = [float(L) for L in np.atleast_1d(limit)]
-    if not all(0 < L <= 1 for L in limits): raise DataError("limit", str(limit), "numbers in (0, 1]", "30 percent is 0.3.")
+    if not all(0 < L <= 1 for L in limits):
+        raise DataError("limit", str(limit), "numbers in (0, 1]", "30 percent is 0.3.")
     if not masks.any() or masks.all(): areas = [float("nan")] * len(limits)
     elif mode == "exact": areas = _exact_areas(maps, masks, limits)
     elif mode in LEGACY: areas = _legacy_areas(maps, masks, limits, LEGACY[mode])
@@ -119,7 +122,7 @@ def pro_curve(
     maps, masks = as_maps_and_masks(maps, masks)
     scores, normal = maps[masks], maps[~masks]
     distinct, group = np.unique(scores, return_inverse=True)
-    gain = np.bincount(group, region_weights(masks))[::-1]                    # PRO gained at each score, from high to low
+    gain = np.bincount(group, region_weights(masks))[::-1]  # PRO gained at each score, from high to low
     higher, at_least = count_outranking(distinct[::-1], normal)
     after = np.cumsum(gain)
     fpr = np.stack([higher, at_least], 1).ravel() / len(normal)
@@ -155,10 +158,12 @@ class AuproPanel:
     def __init__(self):
         import ipywidgets as W
         import plotly.graph_objects as go
-        slider = lambda name, value, high: W.FloatSlider(value=value, min=0.01 if name == "limit" else 0, max=high, step=.01, description=name)
+        slider = lambda name, value, high: W.FloatSlider(value=value, min=0.01 if name == "limit" else 0, max=high,
+                                                         step=.01, description=name)
         self.large, self.small, self.limit = slider("large", 2.5, 4), slider("small", 0.5, 4), slider("limit", .3, 1)
         self.label = W.HTML()
-        self.figure = go.FigureWidget(layout=dict(height=300, width=560, margin=dict(l=50, r=10, t=10, b=40), xaxis_title="false positive rate", yaxis_title="PRO",
+        self.figure = go.FigureWidget(layout=dict(height=300, width=560, margin=dict(l=50, r=10, t=10, b=40),
+                                                  xaxis_title="false positive rate", yaxis_title="PRO",
                                                   xaxis_range=[0, 1], yaxis_range=[0, 1.02], showlegend=False))
         self.figure.add_scatter(fill="tozeroy", mode="none", fillcolor="rgba(0,114,178,.35)")
         self.figure.add_scatter(line_color="#0072B2")

@@ -47,7 +47,8 @@ class Metrics(dict):
     __repr__ = __str__
 
     def _repr_markdown_(self):
-        return "|" + "|".join(self) + "|\n|" + "--:|" * len(self) + "\n|" + "|".join(f"{v:.4f}" for v in self.values()) + "|"
+        return "|" + "|".join(self) + "|\n|" + "--:|" * len(self) + "\n|" + "|".join(f"{v:.4f}"
+                                                                                     for v in self.values()) + "|"
 
 # %% ../../nbs/scoring/03_evaluate.ipynb #e96913cf
 def evaluate(
@@ -62,17 +63,21 @@ def evaluate(
     maps, masks = as_maps_and_masks(maps, masks)
     scores = maps.max((1, 2)) if scores is None else _per_image("scores", scores, len(maps)).astype(float)
     labels = masks.any((1, 2)) if labels is None else _per_image("labels", labels, len(maps)).astype(bool)
-    if np.isnan(scores).any(): raise DataError("scores", "NaN", "one number an image", "Look for a map without a valid pixel.")
+    if np.isnan(scores).any():
+        raise DataError("scores", "NaN", "one number an image", "Look for a map without a valid pixel.")
     bad, good = maps[masks], maps[~masks]
     areas = aupro(maps, masks, list(limits), mode)
-    return Metrics(image_auroc=auroc(scores[labels], scores[~labels]), image_ap=average_precision(scores[labels], scores[~labels]),
+    return Metrics(image_auroc=auroc(scores[labels], scores[~labels]),
+                   image_ap=average_precision(scores[labels], scores[~labels]),
                    pixel_auroc=auroc(bad, good), pixel_ap=average_precision(bad, good),
                    **{f"aupro@{100 * L:g}": area for L, area in zip(limits, areas)})
 
 
 def _per_image(name, values, count):
     values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-    if values.shape != (count,): raise DataError(name, f"shape {values.shape}", f"({count},), one an image", "Give them in the order of the maps.")
+    if values.shape != (count,):
+        raise DataError(name, f"shape {values.shape}", f"({count},), one an image",
+                        "Give them in the order of the maps.")
     return values
 
 # %% ../../nbs/scoring/03_evaluate.ipynb #43e79362
@@ -92,4 +97,5 @@ class MetricsPanel:
         maps, masks = sized_defects(self.large.value, self.small.value)
         good, _ = sized_defects(0, 0, seed=1)
         self.metrics = evaluate(np.concatenate([good, maps]), np.concatenate([masks & False, masks]))
-        self.label.value = "<table>" + "".join(f"<tr><td>{k}</td><td><b>{v:.3f}</b></td></tr>" for k, v in self.metrics.items()) + "</table>"
+        self.label.value = "<table>" + "".join(f"<tr><td>{k}</td><td><b>{v:.3f}</b></td></tr>" for k,
+                                               v in self.metrics.items()) + "</table>"
