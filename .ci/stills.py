@@ -47,7 +47,8 @@ def joined(outputs: list) -> list:
 
 def tidy(notebook):
     "Drop what changes from run to run or shows nothing without a kernel, in place."
-    notebook.metadata.pop("widgets", None)
+    for name in set(notebook.metadata) - {"kernelspec", "accelerator", "colab"}:
+        del notebook.metadata[name]
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type != "code":
