@@ -19,7 +19,7 @@ from .points import PointEncoder, interpolation
 
 # %% auto #0
 __all__ = ['Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'image_at', 'point_at', 'encode_batch',
-           'encoder_key', 'sample_hash', 'extract']
+           'encoder_key', 'sample_hash', 'extract', 'pixel_recipe', 'PixelPanel']
 
 # %% ../../nbs/features/04_extract.ipynb #acd9d942
 @dataclass(frozen=True, eq=False)
@@ -221,3 +221,37 @@ def extract(
     with accelerator.split_between_processes(batches) as mine:
         quiet = {} if accelerator.is_local_main_process else {"disable": True}  # one bar, not one a process
         return gather_object(list(progress(stream(mine), label, total=sum(map(len, mine)), **quiet)))
+
+# %% ../../nbs/features/04_extract.ipynb #8bcc1998
+def pixel_recipe(
+    features: Features,  # of one sample
+    row: int,            # of the pixel
+    column: int,
+) -> dict:               # "image" and "points": list of (patch or centre, weight), largest first
+    "What one pixel mixes: the entries of its rows in both matrices."
+    chosen = torch.tensor([row * features.size[1] + column])
+    recipe = {}
+    for name, matrix in (("image", features.image_matrix), ("points", features.point_matrix)):
+        one = matrix.rows(chosen)
+        entries = zip(one.patch.tolist(), one.weight.tolist())
+        recipe[name] = sorted(((p, w) for p, w in entries if w > 0), key=lambda entry: -entry[1])
+    return recipe
+
+
+class PixelPanel:
+    "Sliders that choose a pixel, and what it mixes."
+    def __init__(self, features: Features, row: int = 0, column: int = 0):
+        import ipywidgets as W
+        self.features = features
+        self.row = W.IntSlider(value=row, min=0, max=features.size[0] - 1, description="row")
+        self.column = W.IntSlider(value=column, min=0, max=features.size[1] - 1, description="column")
+        self.label = W.HTML()
+        for control in (self.row, self.column): control.observe(self.refresh, "value")
+        self.box = W.VBox([self.row, self.column, self.label])
+        self.refresh()
+
+    def refresh(self, change=None):
+        "Look up and show what the chosen pixel mixes."
+        self.recipe = pixel_recipe(self.features, self.row.value, self.column.value)
+        text = {name: ", ".join(f"{p} ({w:.0%})" for p, w in entries[:8]) or "nothing: not measured" for name, entries in self.recipe.items()}
+        self.label.value = f"image patches: {text['image']}<br>point groups: {text['points']}"

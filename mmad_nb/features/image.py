@@ -29,7 +29,7 @@ def tiny_vit(
         torch.manual_seed(seed)
         return VisionTransformer(img_size=224, patch_size=8, embed_dim=192, depth=12, num_heads=3, num_classes=0, dynamic_img_size=True)
 
-# %% ../../nbs/features/01_image.ipynb #da88f5e0
+# %% ../../nbs/features/01_image.ipynb #8a5703a8
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the photos that most networks were trained on
 
 
@@ -48,24 +48,25 @@ class ImageEncoder(nn.Module):
         statistics = getattr(model, "pretrained_cfg", None) or {}
         self.register_buffer("mean", torch.tensor(statistics.get("mean", IMAGENET_MEAN)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(statistics.get("std", IMAGENET_STD)).view(3, 1, 1), persistent=False)
-        self.model = model.eval().requires_grad_(False)
-        self.to(device=pick_device(device), dtype=dtype)
+        self.model = model.requires_grad_(False)
+        self.to(device=pick_device(device), dtype=dtype).eval()
 
-    def encode(self,
-        rgb: torch.Tensor,                    # (B,3,H,W) colours in [0,1]; H and W divisible by the patch
-        blocks: Sequence[int] | None = None,  # 0-based numbers of the blocks to read, in the order wanted; None for the last
-        grad: bool = False,                   # keep what a backward pass through the encoder needs
-    ) -> tuple:                               # one (B,dim,h,w) float32 map for each block
-        "Patch features after the chosen `blocks`, each through the final LayerNorm, without class token; later blocks are not computed."
-        blocks = (self.depth - 1,) if blocks is None else tuple(blocks)
-        self._check(rgb, blocks)
-        order = sorted(set(blocks))
-        with torch.set_grad_enabled(grad):
-            x = (rgb.to(self.mean) - self.mean) / self.std
-            maps = self.model.forward_intermediates(x, indices=order, norm=True, stop_early=True, intermediates_only=True)
-        return tuple(maps[order.index(b)].float() for b in blocks)
+# %% ../../nbs/features/01_image.ipynb #33d60399
+def encode(self,
+    rgb: torch.Tensor,                    # (B,3,H,W) colours in [0,1]; H and W divisible by the patch
+    blocks: Sequence[int] | None = None,  # 0-based numbers of the blocks to read, in the order wanted; None for the last
+    grad: bool = False,                   # keep what a backward pass through the encoder needs
+) -> tuple:                               # one (B,dim,h,w) float32 map for each block
+    "Patch features after the chosen `blocks`, each through the final LayerNorm, without class token; later blocks are not computed."
+    blocks = (self.depth - 1,) if blocks is None else tuple(blocks)
+    self._check(rgb, blocks)
+    order = sorted(set(blocks))
+    with torch.set_grad_enabled(grad):
+        x = (rgb.to(self.mean) - self.mean) / self.std
+        maps = self.model.forward_intermediates(x, indices=order, norm=True, stop_early=True, intermediates_only=True)
+    return tuple(maps[order.index(b)].float() for b in blocks)
 
-# %% ../../nbs/features/01_image.ipynb #9a47b9df
+
 def _check(self, rgb, blocks):
     if rgb.ndim != 4 or rgb.shape[1] != 3 or any(side % self.patch for side in rgb.shape[2:]):
         near = [max(1, round(side / self.patch)) * self.patch for side in rgb.shape[-2:]]
@@ -79,13 +80,16 @@ def _check(self, rgb, blocks):
         raise DataError(f"blocks for {self.name}", f"{blocks}", f"numbers from 0 to {self.depth - 1}", f"The last block is {self.depth - 1}.")
 
 
-def _fingerprint(self) -> str:
+ImageEncoder.encode, ImageEncoder._check = encode, _check
+
+# %% ../../nbs/features/01_image.ipynb #f9b4364e
+def fingerprint(self) -> str:
     "16 hexadecimal digits that change with any weight, with the number type and with the normalisation."
     state = {name: value.reshape(-1).view(torch.uint8) for name, value in self.model.state_dict().items()}
     return content_hash(self.name, self.mean.float(), self.std.float(), state)
 
 
-ImageEncoder._check, ImageEncoder.fingerprint = _check, property(_fingerprint)
+ImageEncoder.fingerprint = property(fingerprint)
 
 # %% ../../nbs/features/01_image.ipynb #0a6eb30a
 def upsample(
@@ -146,7 +150,7 @@ def similarity(
     unit = F.normalize(features, dim=0)
     return torch.einsum("chw,c->hw", unit, unit[:, row, column])
 
-# %% ../../nbs/features/01_image.ipynb #82535ae2
+# %% ../../nbs/features/01_image.ipynb #c5e6f179
 class SimilarityPanel:
     "Sliders that choose a patch and a picture of its similarity to all others."
     def __init__(self,
@@ -155,9 +159,9 @@ class SimilarityPanel:
         column: int = 0,
     ):
         import ipywidgets as W
-        self.features, (h, w) = features, features.shape[1:]
-        self.row = W.IntSlider(value=row, min=0, max=h - 1, description="row")
-        self.column = W.IntSlider(value=column, min=0, max=w - 1, description="column")
+        self.features = features
+        self.row = W.IntSlider(value=row, min=0, max=features.shape[1] - 1, description="row")
+        self.column = W.IntSlider(value=column, min=0, max=features.shape[2] - 1, description="column")
         self.picture, self.label = W.Image(format="png", width=280), W.Label()
         for control in (self.row, self.column): control.observe(self.refresh, "value")
         self.box = W.HBox([W.VBox([self.row, self.column, self.label]), self.picture])
@@ -170,7 +174,6 @@ class SimilarityPanel:
         self.map = similarity(self.features, self.row.value, self.column.value)
         colours = (colormaps["viridis"]((self.map.numpy() + 1) / 2)[..., :3] * 255).astype(np.uint8)
         colours[self.row.value, self.column.value] = (255, 0, 0)
-        picture, file = Image.fromarray(colours).resize((280, 280), Image.Resampling.NEAREST), io.BytesIO()
-        picture.save(file, "PNG")
+        Image.fromarray(colours).resize((280, 280), Image.Resampling.NEAREST).save(file := io.BytesIO(), "PNG")
         self.picture.value = file.getvalue()
         self.label.value = f"mean similarity {self.map.mean():.2f}"

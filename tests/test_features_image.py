@@ -1,0 +1,149 @@
+"Image encoder: agreement with timm, stopping, bad input, upsampling against PyTorch, the real photo of ../shared/data."
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmad_nb.core.runtime import DataError
+from mmad_nb.features.image import ImageEncoder, SimilarityPanel, bilinear, mix, pca_colours, similarity, tiny_vit, upsample
+
+TIRE = Path(__file__).parents[2] / "shared" / "data" / "mvtec3d_tire"
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return ImageEncoder("tiny_vit", tiny_vit(0), "seeded random weights", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def by_hand(model, photo, last):
+    "timm's blocks one by one, written out."
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        tokens = model.patch_embed.proj((photo - mean) / std).flatten(2).transpose(1, 2)
+        tokens = torch.cat([model.cls_token.expand(len(photo), -1, -1), tokens], 1) + model.pos_embed
+        for block in model.blocks[:last + 1]: tokens = block(tokens)
+        return model.norm(tokens)[:, 1:].transpose(1, 2).reshape(len(photo), -1, 28, 28)
+
+
+def test_every_block_agrees_with_the_network_written_out(encoder, photo):
+    maps = encoder.encode(photo, blocks=(11, 0, 7))
+    for block, found in zip((11, 0, 7), maps):
+        assert found.shape == (2, 192, 28, 28) and found.dtype == torch.float32
+        assert torch.allclose(found, by_hand(encoder.model, photo, block), atol=1e-4)
+
+
+def test_default_is_the_last_block_in_evaluation_mode_without_gradient(encoder, photo):
+    found, = encoder.encode(photo[:1])
+    assert torch.equal(found, encoder.encode(photo[:1], (11,))[0]) and not found.requires_grad
+    assert not encoder.model.training
+
+
+def test_gradient_on_request(encoder, photo):
+    x = photo[:1].clone().requires_grad_()
+    encoder.encode(x, (0,), grad=True)[0].sum().backward()
+    assert x.grad.abs().sum() > 0 and all(p.grad is None for p in encoder.parameters())
+
+
+def test_blocks_after_the_highest_asked_for_do_not_run(encoder, photo):
+    ran = []
+    hooks = [b.register_forward_hook(lambda *_, n=n: ran.append(n)) for n, b in enumerate(encoder.model.blocks)]
+    encoder.encode(photo[:1], (5, 2))
+    for hook in hooks: hook.remove()
+    assert ran == list(range(6))
+
+
+@pytest.mark.parametrize("bad, words", [
+    (torch.rand(1, 3, 225, 224), "divisible by the patch of 8"),
+    (torch.rand(3, 224, 224), "(B, 3, H, W)"),
+    (torch.rand(1, 4, 224, 224), "(1, 4, 224, 224)"),
+    (torch.rand(1, 3, 224, 224) * 255, "by 255"),
+    (torch.rand(1, 3, 224, 224) - 1, "do not normalise"),
+])
+def test_wrong_photos_are_refused(encoder, bad, words):
+    with pytest.raises(DataError) as error: encoder.encode(bad)
+    assert words in str(error.value) and "tiny_vit" in str(error.value)
+
+
+@pytest.mark.parametrize("blocks", [(12,), (-1,), ()])
+def test_wrong_blocks_are_refused(encoder, photo, blocks):
+    with pytest.raises(DataError, match="from 0 to 11"): encoder.encode(photo, blocks)
+
+
+def test_other_sizes_and_networks(photo):
+    import timm
+    for name, patch in (("vit_tiny_patch16_224", 16), ("deit_tiny_patch16_224", 16), ("vit_small_patch14_dinov2", 14)):
+        model = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=2)
+        encoder = ImageEncoder(name, model, "random", device="cpu")
+        size = 10 * patch
+        assert encoder.encode(photo[:1, :, :size, :2 * patch], (0, 1))[1].shape == (1, encoder.dim, 10, 2)
+
+
+def test_colour_statistics_are_those_of_the_network():
+    import timm
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, dynamic_img_size=True, depth=1)
+    encoder = ImageEncoder("x", model, "random", device="cpu")
+    assert encoder.mean.flatten().tolist() == pytest.approx(list(model.pretrained_cfg["mean"]))
+    assert model.pretrained_cfg["mean"] != (0.485, 0.456, 0.406)  # otherwise this test says nothing
+
+
+def test_fingerprint_and_seed(encoder):
+    same, other = (ImageEncoder("tiny_vit", tiny_vit(seed), "", device="cpu") for seed in (0, 1))
+    assert same.fingerprint == encoder.fingerprint != other.fingerprint
+    torch.manual_seed(7); before = torch.rand(1); torch.manual_seed(7); tiny_vit(3)
+    assert torch.equal(torch.rand(1), before)  # building it leaves the global generator alone
+
+
+def test_bfloat16_stays_close(encoder, photo):
+    half = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
+    a, b = (e.encode(photo[:1, :, :96, :96])[0] for e in (half, encoder))
+    assert a.dtype == torch.float32 and F.cosine_similarity(a, b, dim=1).min() > 0.995
+
+
+@pytest.mark.parametrize("grid, size", [((28, 28), (224, 224)), ((5, 7), (40, 63)), ((1, 3), (4, 9)), ((6, 6), (3, 4))])
+def test_bilinear_lists_equal_pytorch(grid, size):
+    maps = torch.rand(4, *grid, generator=torch.Generator().manual_seed(1))
+    want = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+    index, weight = bilinear(grid, size)
+    assert torch.allclose(mix(maps.flatten(1).T.contiguous(), index, weight).T.reshape(4, *size), want, atol=1e-6)
+    assert torch.equal(upsample(maps, size), want) and torch.equal(upsample(maps[None], size)[0], want)
+    assert torch.allclose(weight.sum(1), torch.ones(size[0] * size[1]))
+
+
+def test_mix_is_differentiable():
+    features = torch.rand(6, 3, dtype=torch.double, requires_grad=True)
+    index, weight = torch.tensor([[0, 5], [2, 2]]), torch.tensor([[.25, .75], [.5, .5]], dtype=torch.double)
+    assert torch.autograd.gradcheck(lambda f: mix(f, index, weight), (features,))
+
+
+def test_similarity_and_colours():
+    features = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(2))
+    want = torch.tensor([[F.cosine_similarity(features[:, i, j], features[:, 2, 3], dim=0) for j in range(6)] for i in range(4)])
+    assert torch.allclose(similarity(features, 2, 3), want, atol=1e-6)
+    colours = pca_colours(features)
+    assert colours.shape == (4, 6, 3) and 0 <= colours.min() and colours.max() <= 1
+    assert torch.equal(colours, pca_colours(features.clone()))
+    assert torch.isfinite(pca_colours(torch.ones(5, 4, 4))).all()  # all patches alike
+
+
+def test_panel_follows_its_sliders():
+    features = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(3))
+    panel = SimilarityPanel(features)
+    first = panel.picture.value
+    panel.column.value = 4
+    assert torch.equal(panel.map, similarity(features, 0, 4)) and panel.picture.value != first
+
+
+@pytest.mark.skipif(not TIRE.is_dir(), reason="the real photos of ../shared/data are not here")
+def test_a_real_photo_gives_finite_and_varied_features(encoder):
+    from PIL import Image
+    file = next(f for f in sorted(TIRE.rglob("*.png")) if "gt" not in f.parts)
+    photo = np.asarray(Image.open(file).convert("RGB").resize((224, 224))).astype(np.float32).transpose(2, 0, 1) / 255
+    features = encoder.encode(torch.from_numpy(photo)[None])[0][0]
+    assert torch.isfinite(features).all() and similarity(features, 14, 14).std() > 0.01

@@ -1,0 +1,283 @@
+"Encoder zoo: published checkpoint layouts, files that are not what they seem, finding weights, no network in under 5 seconds."
+import argparse
+import hashlib
+import http.server
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mmad_nb.core.runtime import DataError, WeightsError
+from mmad_nb.features import zoo
+from mmad_nb.features.image import tiny_vit
+from mmad_nb.features.points import tiny_point_mae
+from mmad_nb.features.zoo import create_encoder, encoder_pair, find_card, find_weights, list_encoders, load_weights, read_checkpoint, unreachable, unwrap
+
+DINO = "vit_base_patch8_224.dino"
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    "A cache of its own, and a hub at a port where nobody listens."
+    from huggingface_hub import constants
+    monkeypatch.setenv("MMAD_NB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def dino_keys(dim=768, patch=8, tokens=785, depth=12):
+    "Names and shapes of dino_vitbase8_pretrain.pth, written down from its publication."
+    keys = {"cls_token": (1, 1, dim), "pos_embed": (1, tokens, dim), "patch_embed.proj.weight": (dim, 3, patch, patch), "patch_embed.proj.bias": (dim,)}
+    for n in range(depth):
+        for name, shape in {"norm1.weight": (dim,), "norm1.bias": (dim,), "attn.qkv.weight": (3 * dim, dim), "attn.qkv.bias": (3 * dim,),
+                            "attn.proj.weight": (dim, dim), "attn.proj.bias": (dim,), "norm2.weight": (dim,), "norm2.bias": (dim,),
+                            "mlp.fc1.weight": (4 * dim, dim), "mlp.fc1.bias": (4 * dim,), "mlp.fc2.weight": (dim, 4 * dim), "mlp.fc2.bias": (dim,)}.items():
+            keys[f"blocks.{n}.{name}"] = shape
+    return keys | {"norm.weight": (dim,), "norm.bias": (dim,)}
+
+
+def point_mae_keys(dim=384, depth=12):
+    "Names and shapes of the encoder inside Point-MAE's pretrain.pth."
+    keys = {}
+    for stage, sizes in (("first_conv", ((128, 3), (256, 128))), ("second_conv", ((512, 512), (dim, 512)))):
+        for place, (out, into) in zip((0, 3), sizes):
+            keys |= {f"encoder.{stage}.{place}.weight": (out, into, 1), f"encoder.{stage}.{place}.bias": (out,)}
+        out = sizes[0][0]
+        keys |= {f"encoder.{stage}.1.{name}": (out,) for name in ("weight", "bias", "running_mean", "running_var")} | {f"encoder.{stage}.1.num_batches_tracked": ()}
+    keys |= {"pos_embed.0.weight": (128, 3), "pos_embed.0.bias": (128,), "pos_embed.2.weight": (dim, 128), "pos_embed.2.bias": (dim,)}
+    for n in range(depth):
+        for name, shape in {"norm1.weight": (dim,), "norm1.bias": (dim,), "attn.qkv.weight": (3 * dim, dim), "attn.proj.weight": (dim, dim), "attn.proj.bias": (dim,),
+                            "norm2.weight": (dim,), "norm2.bias": (dim,), "mlp.fc1.weight": (4 * dim, dim), "mlp.fc1.bias": (4 * dim,),
+                            "mlp.fc2.weight": (dim, 4 * dim), "mlp.fc2.bias": (dim,)}.items():
+            keys[f"blocks.blocks.{n}.{name}"] = shape
+    return keys | {"norm.weight": (dim,), "norm.bias": (dim,)}
+
+
+def filled(keys):
+    "Half-precision tensors, each filled with its own number, so that a swap would show."
+    return {name: torch.full(shape, (n % 100) / 100).half() for n, (name, shape) in enumerate(keys.items())}
+
+
+@pytest.mark.parametrize("layout", ["flat", "full", "student", "timm"])
+def test_dino_files_load_as_published(tmp_path, layout):
+    state = filled(dino_keys())
+    head = {"head.mlp.0.weight": torch.zeros(8, 768), "head.last_layer.weight_g": torch.ones(8, 1)}
+    wrapped = {"flat": state, "timm": state,
+               "full": {"student": {f"module.backbone.{n}": torch.zeros(1) for n in state}, "teacher": {f"backbone.{n}": v for n, v in state.items()} | head,
+                        "epoch": 300, "args": argparse.Namespace(arch="vit_base"), "optimizer": {"lr": np.float64(1e-5)}},
+               "student": {"student": {f"module.backbone.{n}": v for n, v in state.items()} | {f"module.{n}": v for n, v in head.items()}}}[layout]
+    if layout == "timm":
+        from safetensors.torch import save_file
+        save_file(wrapped, file := tmp_path / "model.safetensors")
+    else: torch.save(wrapped, file := tmp_path / "dino_vitbase8_pretrain.pth")
+    encoder = create_encoder("dino", weights=file, device="cpu")
+    loaded = encoder.model.state_dict()
+    assert loaded.keys() == state.keys() and all(torch.equal(loaded[n].half(), v) for n, v in state.items())
+    assert "not trained" not in encoder.provenance and file.name in encoder.provenance and encoder.name == DINO
+
+
+@pytest.mark.parametrize("wrap", ["module.MAE_encoder.", "MAE_encoder.", ""])
+def test_point_mae_file_loads_as_published(tmp_path, wrap):
+    state = filled(point_mae_keys())
+    rest = {"MAE_decoder.norm.weight": torch.ones(384), "mask_token": torch.zeros(1, 1, 384), "decoder_pos_embed.0.weight": torch.zeros(128, 3),
+            "increase_dim.0.weight": torch.zeros(96, 384, 1)}
+    prefix = wrap.replace("MAE_encoder.", "")
+    base = {wrap + n: v for n, v in state.items()} | ({prefix + n: v for n, v in rest.items()} if wrap else {})
+    torch.save({"base_model": base, "epoch": 300, "metrics": {"acc": np.float64(0.1)}} if wrap else base, tmp_path / "pretrain.pth")
+    loaded = create_encoder("point_mae", weights=tmp_path, device="cpu").model.state_dict()
+    for n, v in state.items():
+        if not n.endswith("num_batches_tracked"): assert torch.equal(loaded[n].half(), v), n
+
+
+def test_another_architecture_is_refused_with_the_first_differences(tmp_path):
+    small = dino_keys(192, depth=12)
+    for file, keys, words in (("patch16.pth", dino_keys(192, patch=16, tokens=197), ["patch_embed.proj.weight: file (192, 3, 16, 16), network (192, 3, 8, 8)"]),
+                              ("base.pth", dino_keys(256), ["150 of 150", "cls_token: file (1, 1, 256), network (1, 1, 192)"]),
+                              ("short.pth", dino_keys(192, depth=11), ["12 of 150", "blocks.11.norm1.weight: file lacks it"]),
+                              ("longer.pth", small | {"register": (1, 4, 192)}, ["1 of 150", "register: file (1, 4, 192), network lacks it"])):
+        torch.save({n: torch.zeros(s) for n, s in keys.items()}, tmp_path / file)
+        with pytest.raises(WeightsError) as error: load_weights(tiny_vit(), tmp_path / file, "image")
+        for word in [file, *words]: assert word in str(error.value), str(error.value)
+
+
+def test_a_point_file_given_to_the_image_encoder_is_refused(tmp_path):
+    torch.save({"base_model": filled(point_mae_keys(8, 1))}, tmp_path / "pretrain.pth")
+    with pytest.raises(WeightsError, match="another architecture"): create_encoder("tiny_vit", weights=tmp_path / "pretrain.pth", device="cpu")
+
+
+def cut(path):
+    torch.save({"a": torch.ones(3000)}, path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def cut_safetensors(path):
+    from safetensors.torch import save_file
+    save_file({"a": torch.ones(3000)}, path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("name, write, words", [
+    ("half.pth", cut, "end too early"),
+    ("half.safetensors", cut_safetensors, "end too early"),
+    ("page.pth", lambda p: p.write_text("\n <!doctype html><title>Sign in</title>"), "web page"),
+    ("page.safetensors", lambda p: p.write_text("<html>404</html>"), "web page"),
+    ("pointer.safetensors", lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"), "git lfs pull"),
+    ("nothing.pth", lambda p: p.touch(), "empty file"),
+    ("notes.pth", lambda p: p.write_text("hello, this is a text file of some length\n" * 9), "notes.pth"),
+    ("evil.pth", lambda p: p.write_bytes(pickle.dumps(os.system, protocol=2)), "could run code"),
+    ("evil2.pth", lambda p: torch.save({"a": subprocess.Popen}, p), "could run code"),
+])
+def test_files_that_are_not_what_they_seem(tmp_path, name, write, words):
+    write(tmp_path / name)
+    with pytest.raises(WeightsError) as error: read_checkpoint(tmp_path / name)
+    assert words in str(error.value) and name in str(error.value)
+
+
+def test_unwrap_keeps_nested_names_and_drops_heads():
+    one = torch.ones(1)
+    assert list(unwrap({"teacher": {"backbone.norm.weight": one, "head.mlp.0.bias": one}, "epoch": 3}, "image")) == ["norm.weight"]
+    assert list(unwrap({"state_dict": {"module.norm.weight": one, "head.bias": one}}, "image")) == ["norm.weight"]
+    assert list(unwrap({"base_model": {"module.MAE_encoder.norm.weight": one, "module.MAE_decoder.norm.weight": one}}, "points")) == ["norm.weight"]
+
+
+def test_places_are_looked_into_in_order(tmp_path, monkeypatch):
+    packaged, cached, given = tmp_path / "packaged", tmp_path / "cache" / "weights", tmp_path / "given"
+    monkeypatch.setattr(zoo, "PACKAGED", packaged)
+    with pytest.raises(WeightsError): find_weights("tiny_vit")
+    for folder in (packaged, cached, given):
+        folder.mkdir(parents=True); (folder / "tiny_vit.safetensors").touch()
+        assert find_weights("tiny_vit", given if folder == given else None).parent == folder
+    (given / "dino_vitbase8_pretrain.pth").touch()
+    assert find_weights("dino", given).name == "dino_vitbase8_pretrain.pth"
+
+
+def test_a_missing_path_is_an_error_and_never_replaced(tmp_path):
+    with pytest.raises(WeightsError, match="nowhere.pth"): create_encoder("tiny_vit", weights=tmp_path / "nowhere.pth", device="cpu")
+
+
+def test_a_broken_shipped_file_is_an_error_and_never_replaced_by_random_weights(tmp_path, monkeypatch):
+    (tmp_path / "tiny_vit.safetensors").write_bytes(b"x" * 100)
+    monkeypatch.setattr(zoo, "PACKAGED", tmp_path)
+    with pytest.raises(WeightsError, match="tiny_vit.safetensors"): create_encoder("tiny_vit", device="cpu")
+
+
+def test_hub_cache_is_used_without_a_network(tmp_path):
+    commit = tmp_path / "hub" / "models--timm--vit_base_patch8_224.dino" / "snapshots" / "abc"
+    commit.mkdir(parents=True); (commit / "model.safetensors").touch()
+    refs = commit.parents[1] / "refs"; refs.mkdir(); (refs / "main").write_text("abc")
+    assert find_weights(DINO) == commit / "model.safetensors"
+
+
+@pytest.mark.parametrize("name, file", [(DINO, "dino_vitbase8_pretrain.pth"), ("point_mae", "pretrain.pth"), ("vit_small_patch16_224.dino", "vit_small_patch16_224.dino.safetensors")])
+def test_no_network_is_told_within_5_seconds(name, file, tmp_path, monkeypatch):
+    "Against a server that never answers, the slowest way to have no network."
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        from huggingface_hub import constants
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(zoo, "CARDS", tuple(replace(card, url=card.url and url) for card in zoo.CARDS))
+        find_card(name)  # timm is imported outside the clock
+        start = time.perf_counter()
+        with pytest.raises(WeightsError) as error: create_encoder(name, device="cpu")
+        took = time.perf_counter() - start
+    assert took < 5, took
+    for word in (file, str(tmp_path / "cache" / "weights"), 'encoders="tiny"', "no answer within 3 s"): assert word in str(error.value)
+
+
+def test_real_lookup_of_this_machine_takes_less_than_5_seconds():
+    "The true addresses: fetched, refused or unknown, the answer comes quickly."
+    start = time.perf_counter()
+    for card in zoo.CARDS[2:]: unreachable(card.url, seconds=2)
+    assert time.perf_counter() - start < 5
+
+
+def test_hub_offline_switch_needs_no_network_at_all(monkeypatch):
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE"): find_weights(DINO)
+
+
+@pytest.fixture
+def server():
+    "A small file server: /good is whole, /short breaks off."
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200); self.send_header("Content-Length", "3000"); self.end_headers()
+            if self.command == "GET": self.wfile.write(b"w" * (3000 if self.path == "/good" else 1000))
+        do_HEAD = do_GET
+        def log_message(self, *args): pass
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_fetching_checks_size_and_checksum_and_keeps_nothing_broken(server, monkeypatch, tmp_path):
+    right = hashlib.sha256(b"w" * 3000).hexdigest()
+    cached = tmp_path / "cache" / "weights"
+    for path, digest, fits in (("/short", None, False), ("/good", "0" * 64, False), ("/good", right, True)):
+        card = replace(find_card("point_mae"), url=server + path, sha256=digest)
+        monkeypatch.setattr(zoo, "CARDS", (card,))
+        if fits: assert find_weights("point_mae").read_bytes() == b"w" * 3000
+        else:
+            with pytest.raises(WeightsError): find_weights("point_mae")
+            assert not list(cached.glob("*"))
+    assert [f.name for f in cached.iterdir()] == ["pointmae_pretrain.pth"]
+
+
+def test_names():
+    assert set(list_encoders()) == {"tiny_vit", "tiny_point_mae", DINO, "point_mae"}
+    assert list_encoders("image") == ["tiny_vit", DINO] and find_card("dino_vitbase8").name == DINO
+    for wrong, near in (("tiny_vitt", "tiny_vit"), ("point-mae", "point_mae"), ("vit_base_patch8_244", "vit_base_patch8_224")):
+        with pytest.raises(DataError, match="Did you mean") as error: create_encoder(wrong)
+        assert near in str(error.value) and len(str(error.value)) < 600
+    with pytest.raises(DataError): create_encoder("resnet50")
+    with pytest.raises(DataError, match="'paper'"): encoder_pair("papers")
+
+
+def test_random_weights_follow_the_seed_and_say_so():
+    a, b, c = (create_encoder("tiny_vit", weights=w, seed=s, device="cpu") for w, s in ((None, 3), ("random", 3), ("random", 4)))
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+    assert a.provenance == "seeded random weights (seed 3), not trained"
+    image, points = encoder_pair("tiny", device="cpu")
+    assert "seed 0" in points.provenance and points.fingerprint == create_encoder("tiny_point_mae", device="cpu").fingerprint
+    assert points.fingerprint != create_encoder("tiny_point_mae", seed=1, device="cpu").fingerprint
+
+
+def test_paper_weights_are_never_random_unless_asked_for():
+    with pytest.raises(WeightsError, match='weights="random"'): encoder_pair("paper", device="cpu")
+
+
+def test_any_timm_vit_by_name():
+    encoder = create_encoder("vit_tiny_patch16_224", weights="random", device="cpu")
+    assert encoder.encode(torch.rand(1, 3, 64, 64), (2,))[0].shape == (1, 192, 4, 4)
+
+
+def test_costs_are_those_of_timms_networks():
+    import timm
+    for name, (dim, depth, patch) in zoo.VITS.items():
+        if name == "tiny_vit": model = tiny_vit()
+        else:
+            with torch.device("meta"): model = timm.create_model(name, pretrained=False, num_classes=0)
+        assert (model.embed_dim, len(model.blocks), model.patch_embed.patch_size[0]) == (dim, depth, patch)
+
+
+def test_sizes_on_the_cards():
+    for card in zoo.CARDS:
+        keys = {DINO: dino_keys(), "tiny_vit": dino_keys(192), "point_mae": point_mae_keys()}.get(card.name)
+        numbers = sum(np.prod(s) for s in keys.values()) if keys else sum(v.numel() for v in tiny_point_mae().state_dict().values())
+        assert numbers * 4 / 1e6 == pytest.approx(card.megabytes, abs=1), card.name
+
+
+def test_importing_the_zoo_is_light():
+    code = "import sys, mmad_nb.features.zoo; print([m for m in ('timm', 'huggingface_hub', 'matplotlib', 'k3d', 'ipywidgets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
