@@ -1,5 +1,6 @@
 "What makes results visible: figures for paper and for the mouse, and the lab in which a detector's weights are sliders."
+from .ablation import Ablation, AblationLab, ablate
 from .figures import (cloud_plot, cloud_still, curve_plot, overlay, score_limits, show_components, show_curves, show_maps, show_sample)
 
-__all__ = ["cloud_plot", "cloud_still", "curve_plot", "overlay", "score_limits", "show_components", "show_curves", "show_maps",
+__all__ = ["Ablation", "AblationLab", "ablate", "cloud_plot", "cloud_still", "curve_plot", "overlay", "score_limits", "show_components", "show_curves", "show_maps",
            "show_sample"]

@@ -203,14 +203,18 @@ def show_components(
     "The maps that a detector fuses, side by side; each name has its own colour limits, shared by all samples."
     return show_maps(samples, {**getattr(components, "maps", components), **more})
 
-# %% ../../nbs/lab/01_figures.ipynb #ba75bfa7
+# %% ../../nbs/lab/01_figures.ipynb #e3ecc695
 def point_scores(
     cloud: Cloud,
     score,         # (N,) one score a point, or an (H,W) map of the sample that the cloud came from
 ) -> np.ndarray:   # (N,) float32
     "The `score` of each point."
     score = np.asarray(score, dtype=np.float32)
-    return score if score.ndim == 1 else score[cloud.pixel[:, 0], cloud.pixel[:, 1]]
+    if score.ndim == 2:
+        if cloud.pixel is None: raise DataError(f"cloud {cloud.id!r}", "no pixel numbers", "the pixel of each point", "Give one score a point instead of a map.")
+        score = score[cloud.pixel[:, 0], cloud.pixel[:, 1]]
+    if score.shape != (len(cloud),): raise DataError("score", f"shape {score.shape}", f"({len(cloud)},), one a point", "Is it the score of another cloud?")
+    return score
 
 # %% ../../nbs/lab/01_figures.ipynb #2fbddbc1
 def cloud_colors(

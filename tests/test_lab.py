@@ -1,0 +1,185 @@
+"""Figures and the ablation lab away from a browser: what must hold for any detector, any sample and both versions of ipywidgets."""
+import numpy as np
+import pytest
+import torch
+
+from mmad_nb.core import DataError
+from mmad_nb.data import Cloud, Sample
+from mmad_nb.detectors import Weight
+from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_maps, show_sample
+from mmad_nb.lab.ablation import metric_table
+
+
+def make_sample(defect="good", seed=0, size=24):
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:size, :size].astype(np.float32) / 100
+    xyz = np.stack([column, row, 0.5 + 0.01 * rng.random((size, size))]).astype(np.float32)
+    valid = np.ones((size, size), bool)
+    valid[:4] = False
+    mask = np.zeros((size, size), bool)
+    if defect != "good": mask[8:12, 8:12] = True
+    return Sample(rng.random((3, size, size)).astype(np.float32), xyz * valid, valid, mask, "thing", defect, f"thing/test/{defect}/{seed:03d}")
+
+
+class Fake:
+    "A detector by contract alone; it counts how often its network would run."
+    weights = (Weight("alpha", "α", 0.5, 0, 1, "share of <geometry>"), Weight("rule", "rule", "add", meaning="how", choices=("add", "max")))
+    runs = 0
+
+    def components(self, samples):
+        self.runs += 1
+        rng = torch.Generator().manual_seed(0)
+        noise = torch.rand((2, len(samples), *samples[0].size), generator=rng)
+        found = torch.tensor(np.stack([s.mask for s in samples])).float()
+        return {"rgb": noise[0], "xyz": noise[1] + 2 * found}
+
+    def fuse(self, components, alpha=0.5, rule="add"):
+        a, b = (1 - alpha) * components["rgb"], alpha * components["xyz"]
+        return a + b if rule == "add" else torch.maximum(a, b)
+
+    def image_scores(self, maps): return maps.amax((1, 2))
+
+
+SAMPLES = [make_sample(d, i) for i, d in enumerate(("good", "dent", "good", "crack", "dent"))]
+
+
+@pytest.fixture
+def lab(): return AblationLab(Fake(), SAMPLES)
+
+
+def test_the_network_runs_once(lab):
+    for value in (0.1, 0.9): lab.controls["alpha"].value = value
+    lab.controls["rule"].value = "max"
+    lab.sample.value = 3
+    assert lab.detector.runs == 1
+
+
+def test_controls_follow_the_weights(lab):
+    alpha, rule = lab.controls["alpha"], lab.controls["rule"]
+    assert (alpha.min, alpha.max, alpha.value, alpha.description) == (0, 1, 0.5, "α")
+    assert tuple(rule.options) == ("add", "max") and rule.value == "add"
+    assert lab.weights == {"alpha": 0.5, "rule": "add"}
+
+
+def test_moving_a_weight_changes_map_cloud_scores_and_metrics(lab):
+    lab.sample.value = 1
+    before = lab.image.value, lab.cloud.points.attribute.copy(), np.array(lab.strip.figure.data[0].x), lab.table.value
+    lab.controls["alpha"].value = 0.1
+    after = lab.image.value, lab.cloud.points.attribute, np.array(lab.strip.figure.data[0].x), lab.table.value
+    assert before[0] != after[0] and (before[1] != after[1]).any() and (before[2] != after[2]).any() and before[3] != after[3]
+    torch.testing.assert_close(lab.result.maps, 0.9 * lab.components["rgb"] + 0.1 * lab.components["xyz"])
+
+
+def test_every_widget_is_changed_in_place(lab):
+    parts = lambda: [lab.image, lab.cloud.plot, lab.cloud.points, lab.strip.figure, lab.table, *lab.box.children]
+    before = parts()
+    lab.set(alpha=0.2, rule="max")
+    lab.sample.value = 2
+    assert all(a is b for a, b in zip(before, parts(), strict=True))
+
+
+def test_the_view_survives_a_weight_but_not_another_sample(lab):
+    lab.cloud.plot.camera = turned = [1.0] * 9
+    lab.controls["alpha"].value = 0.7
+    assert list(lab.cloud.plot.camera) == turned
+    lab.sample.value = 1
+    assert list(lab.cloud.plot.camera) != turned
+
+
+def test_set_updates_once_and_reset_goes_back(lab):
+    calls, image = [], lab.image.value
+    fuse = lab.detector.fuse
+    lab.detector.fuse = lambda *a, **k: calls.append(k) or fuse(*a, **k)
+    lab.set(alpha=0.9, rule="max")
+    assert calls == [{"alpha": 0.9, "rule": "max"}]
+    lab.button.click()
+    assert lab.weights == {"alpha": 0.5, "rule": "add"} and lab.image.value == image
+
+
+def test_a_click_on_a_dot_chooses_the_sample(lab):
+    lab.strip.figure.data[0]._dispatch_on_click(type("Points", (), {"point_inds": [4]})(), None)
+    assert lab.sample.value == 4
+
+
+def test_an_error_is_shown_and_raised(lab):
+    lab.detector.fuse = lambda components, **weights: 1 / 0
+    with pytest.raises(ZeroDivisionError): lab.controls["alpha"].value = 0.1
+    assert "ZeroDivisionError" in lab.message.value
+    del lab.detector.fuse
+    lab.controls["alpha"].value = 0.2
+    assert lab.message.value == ""
+
+
+def test_meanings_are_text_not_markup(lab):
+    rows = lab.box.children[1].children
+    assert "share of &lt;geometry&gt;" in rows[0].children[1].value
+
+
+def test_a_sample_without_a_mask_is_refused_by_name():
+    nameless = Sample(SAMPLES[0].rgb, SAMPLES[0].xyz, SAMPLES[0].valid, id="thing/test/x/007")
+    with pytest.raises(DataError, match="thing/test/x/007.*no mask"): AblationLab(Fake(), [SAMPLES[0], nameless])
+
+
+def test_defective_samples_count_as_such_even_with_an_empty_mask():
+    empty = Sample(SAMPLES[1].rgb, SAMPLES[1].xyz, SAMPLES[1].valid, SAMPLES[1].mask & False, "thing", "dent", "e")
+    lab = AblationLab(Fake(), [*SAMPLES, empty])
+    scores, labels = np.asarray(lab.result.scores), np.array([s.anomalous for s in lab.samples])
+    by_hand = (scores[labels][:, None] > scores[~labels]).mean()
+    assert labels.sum() == 4 and lab.result.metrics["image_auroc"] == pytest.approx(by_hand)
+
+
+def test_still_shows_sample_setting_and_metrics(lab):
+    lab.sample.value = 3
+    fig = lab.still()
+    text = " ".join(t.get_text() for ax in fig.axes for t in [ax.title, *ax.texts])
+    assert "thing: crack" in text and "α = 0.5" in text and "image AUROC" in text
+
+
+def test_undefined_metrics_do_not_break_the_panel():
+    lab = AblationLab(Fake(), [SAMPLES[0], SAMPLES[2]])          # nothing defective
+    lab.controls["alpha"].value = 0.9
+    assert "undefined" in lab.table.value and "nan" not in lab.table.value
+
+
+def test_ablate_needs_no_widgets():
+    detector = Fake()
+    result = ablate(detector, detector.components(SAMPLES), np.stack([s.mask for s in SAMPLES]), alpha=1.0)
+    assert result.metrics["pixel_auroc"] == 1.0                 # geometry alone lifts every defective pixel above all others
+    assert result.weights == {"alpha": 1.0}
+
+
+def test_metric_table_tells_better_from_worse_without_colour():
+    table = metric_table({"aupro@30": 0.75, "pixel_ap": 0.25}, {"aupro@30": 0.5, "pixel_ap": 0.5})
+    assert "+0.250 ▲" in table and "-0.250 ▼" in table
+
+
+@pytest.mark.parametrize("score", [np.full((24, 24), 3.0), np.full((24, 24), np.nan), np.zeros((24, 24))])
+def test_overlay_takes_constant_and_missing_scores(score):
+    picture = overlay(SAMPLES[0].rgb, score, score_limits(score), mask=SAMPLES[1].mask)
+    assert picture.dtype == np.uint8 and picture.shape == (24, 24, 3)
+
+
+def test_show_sample_without_mask_and_without_any_measured_pixel():
+    nothing = Sample(SAMPLES[0].rgb, SAMPLES[0].xyz * 0, SAMPLES[0].valid & False, category="thing")
+    titles = [ax.get_title() for ax in show_sample(nothing).axes]
+    assert titles[-1] == "mask: not given"
+
+
+def test_show_maps_refuses_maps_of_other_samples():
+    with pytest.raises(DataError, match="found 5 maps; expected 2"): show_maps(SAMPLES[:2], np.zeros((5, 24, 24)))
+
+
+def test_figures_are_not_shown_twice():
+    import matplotlib.pyplot as plt
+    plt.close("all")
+    show_sample(SAMPLES[1]), show_maps(SAMPLES[:2], np.zeros((2, 24, 24))), cloud_still(SAMPLES[1].cloud(), "photo")
+    assert plt.get_fignums() == []
+
+
+def test_clouds_without_colours_normals_or_pixels():
+    bare = Cloud(np.random.default_rng(0).random((50, 3)).astype(np.float32))
+    for color in ("photo", "mask", "normals", np.arange(50.0)):
+        assert len(cloud_plot(bare, color).objects[0].positions) == 50
+        assert cloud_still(bare, color).axes
+    with pytest.raises(DataError, match="pixel"): cloud_plot(bare, np.zeros((24, 24)))
+    with pytest.raises(DataError, match="50"): cloud_plot(bare, np.zeros(7))
