@@ -1,8 +1,10 @@
 "From a capture to vectors: one feature per image patch and per group of points, and the way back to pixels."
 from .extract import Features, Mixing, extract
 from .image import ImageEncoder, bilinear, mix, pca_colours, similarity, tiny_vit, upsample
+from .normals import cloud_normals, relight, surface_normals
 from .points import GroupEncoder, PointEncoder, PointMAE, farthest_point_sampling, group_points, interpolation, knn, tiny_point_mae
 from .zoo import create_encoder, encoder_pair, find_weights, list_encoders
 
 __all__ = ["Features", "Mixing", "extract", "create_encoder", "encoder_pair", "find_weights", "list_encoders", "ImageEncoder", "bilinear", "mix", "pca_colours", "similarity", "tiny_vit", "upsample",
-           "GroupEncoder", "PointEncoder", "PointMAE", "farthest_point_sampling", "group_points", "interpolation", "knn", "tiny_point_mae"]
+           "GroupEncoder", "PointEncoder", "PointMAE", "farthest_point_sampling", "group_points", "interpolation", "knn", "tiny_point_mae",
+           "cloud_normals", "relight", "surface_normals"]
