@@ -95,7 +95,7 @@ def unreachable(
     thread.start(); thread.join(seconds)
     return answer[0] if answer else f"no answer within {seconds:g} s"
 
-# %% ../../nbs/features/03_zoo.ipynb #b25a22db
+# %% ../../nbs/features/03_zoo.ipynb #0262fc1e
 def _fetch(card, target):
     "Download the published file of `card` to `target`, with a progress bar."
     digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def _fetch(card, target):
         size = int(answer.headers.get("Content-Length") or 0)
         for block in progress(iter(lambda: answer.read(1 << 20), b""), f"{card.name} (MB)", total=size >> 20):
             digest.update(block); file.write(block)
-        if beside.stat().st_size < size or card.sha256 not in (None, digest.hexdigest()):
+        if file.tell() < size or card.sha256 not in (None, digest.hexdigest()):
             raise WeightsError(card.url, f"{file.tell()} bytes with SHA-256 {digest.hexdigest()}",
                                f"{size} bytes with SHA-256 {card.sha256 or '(not stated)'}", "Nothing was kept; try again.")
     return target
