@@ -52,7 +52,7 @@ def read_rgb(
     picture = _open(path, lambda p: _picture(p, "RGB"), "a whole colour picture")
     return np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255
 
-# %% ../../nbs/data/06_datasets.ipynb #dc1b7d67
+# %% ../../nbs/data/06_datasets.ipynb #cbbdafac
 def valid_xyz(
     array: np.ndarray,              # (H,W,3) float; zeros, NaN or infinite where nothing was measured
     where="xyz",                    # named in messages
@@ -66,13 +66,19 @@ def valid_xyz(
     return np.ascontiguousarray(np.where(valid[..., None], array, 0).transpose(2, 0, 1), dtype=np.float32), valid
 
 
+def _tiff(path):
+    import tifffile
+    array = tifffile.imread(path)
+    if not array.size: raise ValueError("no picture in it")
+    return array
+
+
 def read_xyz(
     path,                           # TIFF
 ) -> tuple[np.ndarray, np.ndarray]: # xyz (3,H,W) float32, valid (H,W) bool
     "The position of every pixel, and where it was measured."
-    import tifffile
     expected = "a TIFF of H x W x 3 floating-point numbers, metres"
-    array = _open(path, tifffile.imread, expected)
+    array = _open(path, _tiff, expected)
     if array.dtype.kind != "f" or array.ndim != 3 or array.shape[-1] != 3:
         raise DataError(path, f"{array.dtype} of shape {array.shape}", expected, "Convert depth pictures to points first; see the Eyecandies notebook.")
     return valid_xyz(array, path)
@@ -230,7 +236,7 @@ class MVTec3D(CaptureFolders):
         if not self.prepared: return sample
         return square(sample, self.size) if self.manifest else prepare(sample, self.size, **self.settings)
 
-# %% ../../nbs/data/06_datasets.ipynb #0ad0e32b
+# %% ../../nbs/data/06_datasets.ipynb #fb150d08
 def _facts(entry, size, settings, target):
     "Prepare one capture into `target`; what the manifest says about it."
     import tifffile
@@ -240,7 +246,7 @@ def _facts(entry, size, settings, target):
     ready = square(seen.cut(sample), size)
     folder = target / entry.category / entry.split / entry.defect
     pictures = {"rgb": (ready.rgb.transpose(1, 2, 0) * 255).round().astype(np.uint8), "gt": ready.mask.astype(np.uint8) * 255}
-    with written_beside(folder / "xyz" / f"{entry.stem}.tiff") as beside: tifffile.imwrite(beside, ready.xyz.transpose(1, 2, 0).copy())
+    with written_beside(folder / "xyz" / f"{entry.stem}.tiff") as beside: tifffile.imwrite(beside, ready.xyz.transpose(1, 2, 0).copy(), photometric="rgb")
     for kind, picture in pictures.items():
         with written_beside(folder / kind / f"{entry.stem}.png") as beside: Image.fromarray(picture).save(beside)
     plane = seen.plane and {"normal": seen.plane.normal.tolist(), "offset": seen.plane.offset, "share": seen.plane.share}

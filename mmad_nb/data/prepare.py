@@ -14,8 +14,20 @@ import numpy as np
 from .sample import Sample
 
 # %% auto #0
-__all__ = ['Plane', 'fit_plane', 'find_table', 'grid_clusters', 'largest_cluster', 'Foreground', 'find_foreground', 'pad_square',
-           'resize_nearest', 'resize_smooth', 'square', 'prepare', 'foreground_picture', 'PreparePanel']
+__all__ = ['least_squares_plane', 'Plane', 'fit_plane', 'settle', 'find_table', 'grid_clusters', 'largest_cluster', 'Foreground',
+           'find_foreground', 'pad_square', 'resize_nearest', 'resize_smooth', 'square', 'prepare',
+           'foreground_picture', 'PreparePanel']
+
+# %% ../../nbs/data/05_prepare.ipynb #6ab00924
+def least_squares_plane(
+    points: np.ndarray,         # (N,3) metres, N >= 3
+) -> tuple[np.ndarray, float]:  # unit normal towards the sensor, offset
+    "The plane with the smallest squared distances to all `points`."
+    center = points.mean(0, dtype=np.float64)
+    spread = points - center
+    normal = np.linalg.eigh(spread.T @ spread)[1][:, 0]                     # direction of least spread
+    if normal @ center > 0: normal = -normal                               # the sensor is at the origin
+    return normal, float(normal @ center)
 
 # %% ../../nbs/data/05_prepare.ipynb #c9a73d94
 @dataclass(frozen=True, eq=False)
@@ -31,7 +43,7 @@ class Plane:
         "Signed distance of `points` to the plane."
         return points @ self.normal - self.offset
 
-# %% ../../nbs/data/05_prepare.ipynb #0e78467e
+# %% ../../nbs/data/05_prepare.ipynb #69691eb3
 def fit_plane(
     points: np.ndarray,       # (N,3) metres, N >= 3
     threshold: float = 0.004, # metres: how near a point must be to count as on the plane
@@ -39,23 +51,30 @@ def fit_plane(
     seed: int = 0,            # of the draw
 ) -> Plane:
     "The plane that most `points` lie near, by RANSAC."
-    rng, center = np.random.default_rng(seed), points.mean(0, dtype=np.float64)
-    points = points - center                                              # float32 loses nothing near zero
-    some = points[rng.choice(len(points), min(len(points), 2000), replace=False)]
+    rng = np.random.default_rng(seed)
+    some = points[rng.choice(len(points), min(len(points), 2000), replace=False)].astype(np.float64)
     a, b, c = some[rng.integers(len(some), size=(3, iterations))]         # (iterations,3) each
     normals = np.cross(b - a, c - a)
     length = np.linalg.norm(normals, axis=1)
     normals /= np.maximum(length, 1e-12)[:, None]
-    votes = (abs(some @ normals.T - (normals * a).sum(1)) < threshold).sum(0) * (length > 1e-12)
+    offsets = (normals * a).sum(1)
+    votes = (abs(some @ normals.T - offsets) < threshold).sum(0) * (length > 1e-12)
     best = votes.argmax()
-    inliers = points[abs(points @ normals[best] - normals[best] @ a[best]) < threshold]
-    middle = inliers.mean(0)
-    normal = np.linalg.svd(inliers - middle, full_matrices=False)[2][2]
-    normal = normal if normal @ (middle + center) < 0 else -normal        # the sensor is at the origin
-    near = abs((points - middle) @ normal) < threshold
-    return Plane(normal, float(normal @ (middle + center)), float(near.mean()))
+    return settle(Plane(normals[best], offsets[best], 0), points, threshold)
 
-# %% ../../nbs/data/05_prepare.ipynb #25fc9e40
+
+def settle(
+    plane: Plane,         # a first guess
+    points: np.ndarray,   # (N,3) metres
+    threshold: float,     # metres: what counts as on the plane
+    rounds: int = 1,      # how often
+) -> Plane:
+    "The least-squares plane of the points that are near `plane`, and again near that one."
+    for _ in range(rounds):
+        plane = Plane(*least_squares_plane(points[abs(plane.distance(points)) < threshold]), 0)
+    return replace(plane, share=float((abs(plane.distance(points)) < threshold).mean()))
+
+# %% ../../nbs/data/05_prepare.ipynb #e80bc28d
 def find_table(
     xyz: np.ndarray,          # (3,H,W) metres
     valid: np.ndarray,        # (H,W) bool
@@ -70,6 +89,10 @@ def find_table(
     if len(points) < max(50, 0.05 * band.sum()):
         return None, f"the {border}-pixel border holds only {len(points)} measured points of {band.sum()}"
     plane = fit_plane(points, threshold, seed=seed)
+    everything = xyz[:, valid].T
+    settled = settle(plane, everything[::len(everything) // 20_000 + 1], threshold, rounds=20)
+    settled = replace(settled, share=float((abs(settled.distance(points)) < threshold).mean()))
+    if settled.share > plane.share - 0.05: plane = settled                 # else it left the border for something flat elsewhere
     if plane.share < 0.5:
         return None, f"the best plane explains only {plane.share:.0%} of the {border}-pixel border"
     return plane, ""

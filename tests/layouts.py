@@ -1,0 +1,110 @@
+"""Small data sets in the layouts as published, written from scratch into a temporary folder."""
+import struct
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import yaml
+from PIL import Image
+
+
+def scene(shape=(60, 60), seed=0, table=True):
+    "A half ball (3 cm) on a tilted table, 1 mm a pixel: photo (H,W,3) uint8, xyz (H,W,3) float32, mask of a spot on the ball."
+    rng = np.random.default_rng(seed)
+    H, W = shape
+    y, x = (np.mgrid[:H, :W] - np.array([H // 2, W // 2])[:, None, None]) * 0.001
+    height = np.sqrt(np.clip(0.02**2 - x**2 - y**2, 0, None))
+    xyz = np.stack([x, y, 0.5 + 0.1 * x - height + rng.normal(0, 0.0001, x.shape)], -1)
+    if not table: xyz[height == 0] = 0
+    photo = np.full((H, W, 3), 60, np.uint8)
+    photo[height > 0] = (200, 120, 60)
+    spot = np.hypot(x - 0.005, y) < 0.004
+    photo[spot] = (20, 20, 20)
+    return photo, xyz.astype(np.float32), spot
+
+
+def write_capture(folder, stem, photo, xyz, gt=None):
+    "The files of one MVTec capture."
+    for kind in ("rgb", "xyz", "gt"): (folder / kind).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo).save(folder / "rgb" / f"{stem}.png")
+    tifffile.imwrite(folder / "xyz" / f"{stem}.tiff", xyz, photometric="rgb")
+    if gt is not None: Image.fromarray(gt).save(folder / "gt" / f"{stem}.png")
+
+
+def write_mvtec(root, category="bagel", shape=(60, 60), counts=(("train/good", 3), ("validation/good", 1), ("test/good", 1), ("test/hole", 2), ("test/stain", 1))) -> Path:
+    "MVTec 3D-AD: masks hold class ids (253 for hole, 254 for stain), gt under test/good is all zero."
+    for place, count in counts:
+        for i in range(count):
+            photo, xyz, spot = scene(shape, seed=len(place) + i)
+            ident = {"hole": 253, "stain": 254}.get(place.split("/")[1], 0)
+            gt = None if not place.startswith("test") else (spot * ident).astype(np.uint8)
+            write_capture(Path(root) / category / place, f"{i:03}", photo, xyz, gt)
+    return Path(root)
+
+
+def lzf_as_is(data):
+    "LZF that copies everything as it is."
+    return b"".join(bytes([len(c) - 1]) + c for c in (data[i:i + 32] for i in range(0, len(data), 32)))
+
+
+def write_pcd(path, fields, data="ascii", width=None, height=1):
+    "A PCD file of these columns {name: (N,) or (N,count) array}; `_` is padding."
+    columns = [(name, np.asarray(c)[:, None] if np.ndim(c) == 1 else np.asarray(c)) for name, c in fields.items()]
+    n = len(columns[0][1])
+    words = lambda f: " ".join(str(f(name, c)) for name, c in columns)
+    head = (f"# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\nFIELDS {words(lambda name, c: name)}\nSIZE {words(lambda name, c: c.dtype.itemsize)}\n"
+            f"TYPE {words(lambda name, c: c.dtype.kind.upper())}\nCOUNT {words(lambda name, c: c.shape[1])}\nWIDTH {width or n}\nHEIGHT {height}\n"
+            f"VIEWPOINT 0 0 0 1 0 0 0\nPOINTS {n}\nDATA {data}\n").encode()
+    if data == "ascii": body = "\n".join(" ".join(repr(v.item()) for _, c in columns for v in c[i]) for i in range(n)).encode() + b"\n"
+    elif data == "binary": body = b"".join(c[i].tobytes() for i in range(n) for _, c in columns)
+    else:
+        plain = b"".join(c.tobytes() for _, c in columns)
+        packed = lzf_as_is(plain)
+        body = struct.pack("<II", len(packed), len(plain)) + packed
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(head + body)
+
+
+def sphere(count=200, bump=0.0, seed=0):
+    "Points on a ball of radius 10 and which of them are pushed out by `bump`."
+    p = np.random.default_rng(seed).normal(size=(count, 3))
+    p /= np.linalg.norm(p, axis=1, keepdims=True)
+    near = p[:, 2] > 0.8
+    return (p * np.where(near, 10 + bump, 10)[:, None]).astype(np.float32), near & (bump != 0)
+
+
+def write_clouds(root, category, train, test, gt="gt", separator=" ") -> Path:
+    "Real3D-AD or Anomaly-ShapeNet: `test` maps a cloud's name to its label file's name (None for a good one)."
+    folder = Path(root) / category
+    for i, stem in enumerate(train):
+        points, _ = sphere(seed=i)
+        write_pcd(folder / "train" / f"{stem}.pcd", dict(zip("xyz", points.T)), "binary")
+    for i, (stem, label_stem) in enumerate(test.items()):
+        points, labels = sphere(bump=1.0 if label_stem else 0.0, seed=50 + i)
+        write_pcd(folder / "test" / f"{stem}.pcd", dict(zip("xyz", points.T)), "binary_compressed")
+        if label_stem:
+            (folder / gt).mkdir(exist_ok=True)
+            np.savetxt(folder / gt / f"{label_stem}.txt", np.column_stack([points, labels]), "%.6f", delimiter=separator)
+    return Path(root)
+
+
+def write_eyecandies(root, category="CandyCane", shape=(32, 32), train=2, public=(("good", False), ("bumps", True), ("dents", False)), private=1) -> Path:
+    "Eyecandies: `public` lists (label, mask is filled). A camera over a belt, one block 0.2 m high on it."
+    def write(folder, stem, label, filled, annotated):
+        folder.mkdir(parents=True, exist_ok=True)
+        H, W = shape
+        depth = np.full(shape, 3.0); depth[H // 3:H // 2, W // 3:W // 2] = 2.8
+        pose = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 3], [0, 0, 0, 1.0]])        # 3 m above the belt, looking straight down
+        block = np.zeros((*shape, 3), np.uint8); block[depth < 3] = 200
+        for light in range(6): Image.fromarray(block // (light + 1)).save(folder / f"{stem}_image_{light}.png")
+        Image.fromarray(((depth - 2) / 2 * 65535).round().astype(np.uint16)).save(folder / f"{stem}_depth.png")
+        (folder / f"{stem}_info_depth.yaml").write_text(yaml.safe_dump({"normalization": {"min": 2.0, "max": 4.0}}))
+        np.savetxt(folder / f"{stem}_pose.txt", pose)
+        Image.fromarray(np.full((*shape, 3), (128, 128, 255), np.uint8)).save(folder / f"{stem}_normals.png")
+        if annotated:
+            (folder / f"{stem}_metadata.yaml").write_text(yaml.safe_dump({"anomalous": int(label != "good")} | {k: int(k == label) for k in ("bumps", "dents", "colors", "normals")}))
+            Image.fromarray((depth < 3).astype(np.uint8) * 255 * filled).save(folder / f"{stem}_mask.png")
+    for i in range(train): write(Path(root) / category / "train" / "data", f"{i:03}", "good", False, True)
+    for i, (label, filled) in enumerate(public): write(Path(root) / category / "test_public" / "data", f"{i:02}", label, filled, True)
+    for i in range(private): write(Path(root) / category / "test_private" / "data", f"{i:03}", "good", False, False)
+    return Path(root)
