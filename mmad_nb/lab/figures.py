@@ -130,17 +130,12 @@ def depth_picture(
     limits = tuple(float(q) for q in np.nanquantile(depth, (0.01, 0.99)))
     return colored(depth, limits, "cividis"), limits
 
-# %% ../../nbs/lab/01_figures.ipynb #5ce4c87a
+# %% ../../nbs/lab/01_figures.ipynb #e8d2eec5
 def normals_picture(
     sample: Sample,
 ) -> np.ndarray:  # (H,W,3) float
     "The direction of the surface as a colour, (n + 1) / 2."
-    try: from mmad_nb.features.points import surface_normals
-    except ImportError:   # TEMPORARY until features.points exists
-        def surface_normals(xyz, valid):
-            n = np.cross(np.gradient(xyz, axis=1), np.gradient(xyz, axis=2), axis=0)
-            n = n / np.maximum(np.linalg.norm(n, axis=0), 1e-12)
-            return n * valid
+    from mmad_nb.features.normals import surface_normals
     normals = np.asarray(surface_normals(sample.xyz, sample.valid))
     seen = sample.valid & (np.square(normals).sum(0) > 0.5)
     return np.where(seen[..., None], (normals.transpose(1, 2, 0) + 1) / 2, UNSEEN).clip(0, 1)
