@@ -18,8 +18,8 @@ from .image import ImageEncoder, bilinear
 from .points import PointEncoder, interpolation
 
 # %% auto #0
-__all__ = ['Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'image_at', 'point_at', 'encode_batch',
-           'encoder_key', 'sample_hash', 'extract', 'pixel_recipe', 'PixelPanel']
+__all__ = ['Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'encode_batch', 'encoder_key', 'sample_hash',
+           'extract', 'pixel_recipe', 'PixelPanel']
 
 # %% ../../nbs/features/04_extract.ipynb #acd9d942
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class Features:
         "(H,W) bool: pixels with a point feature, the measured ones and about one pixel around them."
         return self.point_matrix.filled.reshape(self.size)
 
-# %% ../../nbs/features/04_extract.ipynb #ef80fa3f
+# %% ../../nbs/features/04_extract.ipynb #2e2d9e50
 def image_at(
     features: Features,                  # of one sample
     pixels: torch.Tensor | None = None,  # (n,) flat pixel numbers; None for all H*W
@@ -144,7 +144,7 @@ def point_at(
 
 Features.image_at, Features.point_at = image_at, point_at
 
-# %% ../../nbs/features/04_extract.ipynb #25e087d0
+# %% ../../nbs/features/04_extract.ipynb #81eff4b3
 def _photos(samples, image_encoder, blocks):
     sizes = {sample.size for sample in samples}
     if len(sizes) > 1:
@@ -161,7 +161,7 @@ def _points(sample, point_encoder):
     pixel = torch.from_numpy(cloud.pixel[:, 0] * sample.size[1] + cloud.pixel[:, 1])
     return {"centers": centers, "points": features, "index": index, "weight": weight, "pixel": pixel}
 
-
+# %% ../../nbs/features/04_extract.ipynb #0e76a266
 def encode_batch(
     samples: Sequence,            # a few Sample of one size
     image_encoder: ImageEncoder,
@@ -172,6 +172,7 @@ def encode_batch(
     "Features of a few samples; their photos share one pass, and no pass is made when `lookup` knows them all."
     photos = []
     def compute(n):
+        "The tensors of sample n; the first call encodes the photos of all."
         if not photos: photos.append(_photos(samples, image_encoder, blocks))
         return {"image": photos[0][n].clone(), **_points(samples[n], point_encoder)}
     for n, sample in enumerate(samples):
@@ -193,7 +194,7 @@ def sample_hash(
     "Changes with any number in the sample's photo, points or validity."
     return content_hash(sample.rgb, sample.xyz, sample.valid)
 
-# %% ../../nbs/features/04_extract.ipynb #b737fe85
+# %% ../../nbs/features/04_extract.ipynb #69c7c296
 def extract(
     samples: Sequence,                    # of Sample; read one batch at a time
     image_encoder: ImageEncoder,
@@ -211,6 +212,7 @@ def extract(
     batches = [range(a, min(a + batch_size, len(samples))) for a in range(0, len(samples), batch_size)]
 
     def stream(batches):
+        "Features of these batches, one after the other."
         for numbers in batches:
             batch = [samples[n] for n in numbers]
             kept = lambda n, compute: cache.get({**encoders, "sample": sample_hash(batch[n])}, compute)
@@ -222,7 +224,7 @@ def extract(
         quiet = {} if accelerator.is_local_main_process else {"disable": True}  # one bar, not one a process
         return gather_object(list(progress(stream(mine), label, total=sum(map(len, mine)), **quiet)))
 
-# %% ../../nbs/features/04_extract.ipynb #8bcc1998
+# %% ../../nbs/features/04_extract.ipynb #ab3c0432
 def pixel_recipe(
     features: Features,  # of one sample
     row: int,            # of the pixel
@@ -237,7 +239,7 @@ def pixel_recipe(
         recipe[name] = sorted(((p, w) for p, w in entries if w > 0), key=lambda entry: -entry[1])
     return recipe
 
-
+# %% ../../nbs/features/04_extract.ipynb #535f2c77
 class PixelPanel:
     "Sliders that choose a pixel, and what it mixes."
     def __init__(self, features: Features, row: int = 0, column: int = 0):

@@ -80,7 +80,7 @@ def find_card(
         raise unknown_name("encoder", name, list_encoders() + near)
     return EncoderCard(name, "image", (f"{name}.safetensors",), config.license or "not stated", 0, url=config.url or "", hub=config.hf_hub_id or "")
 
-# %% ../../nbs/features/03_zoo.ipynb #2b4c80fd
+# %% ../../nbs/features/03_zoo.ipynb #5f5d4343
 def unreachable(
     url: str,              # of a file on a server
     seconds: float = 3.0,  # how long to wait at most
@@ -88,6 +88,7 @@ def unreachable(
     "Ask whether `url` can be fetched; the answer never takes longer than `seconds`."
     answer = []
     def ask():
+        "In the side thread: the answer of the server, or what went wrong."
         try:
             with urlopen(Request(url, method="HEAD"), timeout=seconds): answer.append("")
         except Exception as error: answer.append(str(getattr(error, "reason", error)) or type(error).__name__)
@@ -124,8 +125,14 @@ def _from_hub(card):
         reason = str(error).splitlines()[0]
     return f"{url} cannot be fetched ({reason})"
 
-# %% ../../nbs/features/03_zoo.ipynb #0c832fae
+# %% ../../nbs/features/03_zoo.ipynb #783d2fca
 PACKAGED = Path(mmad_nb.__file__).parent / "weights"  # what ships with the package
+
+
+def _advice(card):
+    origin = card.url or (f"https://huggingface.co/{card.hub}" if card.hub else "")
+    get = f"On a connected machine download {origin}, then put it at {cache_dir('weights') / card.files[-1]} or pass weights=PATH. " if origin else ""
+    return get + 'Offline alternative: encoders="tiny"; to try shapes and speed: weights="random".'
 
 
 def find_weights(
@@ -136,10 +143,8 @@ def find_weights(
     "The file with the weights of an encoder: from `path`, the local cache, the package, or the hub, in this order."
     card = find_card(name)
     places = [Path(path).expanduser()] if path is not None else [cache_dir("weights"), PACKAGED]
-    for place in places:
-        if place.is_file(): return place
-        for file in card.files:
-            if (place / file).is_file(): return place / file
+    for candidate in [p for place in places for p in (place, *(place / file for file in card.files))]:
+        if candidate.is_file(): return candidate
     found = f"none of {', '.join(card.files)} in {' or '.join(map(str, places))}"
     if path is None and fetch and (card.url or card.hub):
         answer = _from_hub(card)
@@ -147,21 +152,15 @@ def find_weights(
         found += f", and {answer}"
     raise WeightsError(f"weights of {card.name}", found, f"the file {' or '.join(card.files)}", _advice(card))
 
-
-def _advice(card):
-    origin = card.url or (f"https://huggingface.co/{card.hub}" if card.hub else "")
-    get = f"On a connected machine download {origin}, then put it at {cache_dir('weights') / card.files[-1]} or pass weights=PATH. " if origin else ""
-    return get + 'Offline alternative: encoders="tiny"; to try shapes and speed: weights="random".'
-
-# %% ../../nbs/features/03_zoo.ipynb #b9220910
-def _plain_values():
+# %% ../../nbs/features/03_zoo.ipynb #bdf8b822
+def plain_values():
     "Types besides tensors that published checkpoints hold and that cannot run code: settings and NumPy numbers."
     import numpy as np
     make = np.float64(0).__reduce__()[0]  # lives at another address in NumPy 1 and 2
     return [argparse.Namespace, np.dtype, *{type(np.dtype(t)) for t in ("f4", "f8", "i4", "i8")},
             (make, "numpy.core.multiarray.scalar"), (make, "numpy._core.multiarray.scalar")]
 
-
+# %% ../../nbs/features/03_zoo.ipynb #80789a50
 def read_checkpoint(
     path,       # .safetensors, or .pth/.pt as torch.save writes it
 ) -> dict:      # as stored: names to tensors, possibly nested
@@ -176,7 +175,7 @@ def read_checkpoint(
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
             return load_file(path)
-        with torch.serialization.safe_globals(_plain_values()): return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(plain_values()): return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         found = f"the Python object {culprit[1]}, which could run code" if culprit else "something that is no checkpoint"
@@ -215,8 +214,8 @@ def load_weights(
     network.load_state_dict(have, strict=False, assign=any(p.is_meta for p in network.parameters()))
     return network
 
-# %% ../../nbs/features/03_zoo.ipynb #a065d299
-def _network(card, seed, empty):
+# %% ../../nbs/features/03_zoo.ipynb #6d448883
+def build_network(card, seed, empty):
     "The network of `card` with random weights from `seed`; `empty` may spare the drawing when a file will replace them."
     if card.name == "tiny_vit": return tiny_vit(seed)
     if card.name == "tiny_point_mae": return tiny_point_mae(seed)
@@ -230,7 +229,7 @@ def _network(card, seed, empty):
         complete = {name for name, _ in network.named_buffers()} <= network.state_dict().keys()
         return network if complete else build()       # some networks hold numbers that no file stores
 
-
+# %% ../../nbs/features/03_zoo.ipynb #9dc6613f
 def create_encoder(
     name: str,                           # of an encoder; see list_encoders
     weights=None,                        # a file or folder; "random"; None to look in the cache, the package and the hub
@@ -245,13 +244,13 @@ def create_encoder(
         try: path = find_weights(card.name)
         except WeightsError: pass  # none ships yet: random weights stand in, and provenance says so
     elif weights != "random": path = find_weights(card.name, weights)
-    network = _network(card, seed, empty=path is not None)
+    network = build_network(card, seed, empty=path is not None)
     if path is not None:
         load_weights(network, path, card.kind)
         provenance = f"weights of {path.name}" + (", given by the user" if weights is not None else f" ({card.licence})")
     return {"image": ImageEncoder, "points": PointEncoder}[card.kind](card.name, network, provenance, device=device, dtype=dtype)
 
-
+# %% ../../nbs/features/03_zoo.ipynb #898b6bee
 def encoder_pair(
     name: str = "tiny",                  # "tiny" (offline, fast) or "paper" (DINO ViT-B/8 and Point-MAE)
     weights=None,                        # "random", a folder with both files, or None to look for them
@@ -264,7 +263,7 @@ def encoder_pair(
     if name not in pairs: raise unknown_name("encoder pair", name, pairs)
     return tuple(create_encoder(part, weights, device, seed, dtype) for part in pairs[name])
 
-# %% ../../nbs/features/03_zoo.ipynb #a8523d30
+# %% ../../nbs/features/03_zoo.ipynb #fdd4cb00
 def vit_cost(
     dim: int,    # length of a token
     depth: int,  # blocks
@@ -276,7 +275,7 @@ def vit_cost(
     matrices, pairs = 12 * dim ** 2 * tokens * depth, 2 * tokens ** 2 * dim * depth
     return {"tokens": tokens, "billions": (matrices + pairs) / 1e9, "attention": pairs / (matrices + pairs)}
 
-
+# %% ../../nbs/features/03_zoo.ipynb #0053e42e
 VITS = {  # name: (length of a token, blocks, patch)
     "tiny_vit": (192, 12, 8), "vit_small_patch16_224.dino": (384, 12, 16), "vit_small_patch8_224.dino": (384, 12, 8),
     "vit_base_patch16_224.dino": (768, 12, 16), "vit_base_patch8_224.dino": (768, 12, 8), "vit_large_patch14_dinov2": (1024, 24, 14)}
