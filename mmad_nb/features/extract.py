@@ -178,7 +178,7 @@ def encode_batch(
     for n, sample in enumerate(samples):
         yield Features(**(lookup(n, lambda: compute(n)) if lookup else compute(n)), size=tuple(sample.size))
 
-# %% ../../nbs/features/04_extract.ipynb #2e3f6aea
+# %% ../../nbs/features/04_extract.ipynb #ecf18c45
 def encoder_key(
     image_encoder: ImageEncoder,
     point_encoder: PointEncoder,
@@ -194,7 +194,15 @@ def sample_hash(
     "Changes with any number in the sample's photo, points or validity."
     return content_hash(sample.rgb, sample.xyz, sample.valid)
 
-# %% ../../nbs/features/04_extract.ipynb #69c7c296
+
+def _stream(samples, batches, image_encoder, point_encoder, blocks, cache):
+    encoders = None if cache is None else encoder_key(image_encoder, point_encoder, blocks)  # once: hashing 86 million weights takes time
+    for numbers in batches:
+        batch = [samples[n] for n in numbers]
+        lookup = lambda n, compute: cache.get({**encoders, "sample": sample_hash(batch[n])}, compute)
+        yield from encode_batch(batch, image_encoder, point_encoder, blocks, None if cache is None else lookup)
+
+# %% ../../nbs/features/04_extract.ipynb #de9c5c07
 def extract(
     samples: Sequence,                    # of Sample; read one batch at a time
     image_encoder: ImageEncoder,
@@ -208,21 +216,14 @@ def extract(
     "Features of all samples, computed once: kept in `cache`, shared among the processes of `accelerator`."
     blocks = (image_encoder.depth - 1,) if blocks is None else tuple(blocks)
     if cache is not None and not isinstance(cache, DiskCache): cache = DiskCache(cache)
-    encoders = encoder_key(image_encoder, point_encoder, blocks) if cache else None
     batches = [range(a, min(a + batch_size, len(samples))) for a in range(0, len(samples), batch_size)]
-
-    def stream(batches):
-        "Features of these batches, one after the other."
-        for numbers in batches:
-            batch = [samples[n] for n in numbers]
-            kept = lambda n, compute: cache.get({**encoders, "sample": sample_hash(batch[n])}, compute)
-            yield from encode_batch(batch, image_encoder, point_encoder, blocks, kept if cache else None)
-
+    stream = lambda batches: _stream(samples, batches, image_encoder, point_encoder, blocks, cache)
     if accelerator is None: return list(progress(stream(batches), label, total=len(samples)))
     from accelerate.utils import gather_object
     with accelerator.split_between_processes(batches) as mine:
-        quiet = {} if accelerator.is_local_main_process else {"disable": True}  # one bar, not one a process
-        return gather_object(list(progress(stream(mine), label, total=sum(map(len, mine)), **quiet)))
+        found = stream(mine)
+        if accelerator.is_local_main_process: found = progress(found, label, total=sum(map(len, mine)))  # one bar, not one a process
+        return gather_object(list(found))
 
 # %% ../../nbs/features/04_extract.ipynb #ab3c0432
 def pixel_recipe(

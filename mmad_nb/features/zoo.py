@@ -183,7 +183,7 @@ def read_checkpoint(
     except Exception as error:
         raise wrong(f"{path.stat().st_size} bytes that end too early or are damaged ({str(error).split('. ')[0][:150]})", "Download it again.") from error
 
-# %% ../../nbs/features/03_zoo.ipynb #bc1f6e8d
+# %% ../../nbs/features/03_zoo.ipynb #8571ea80
 def unwrap(
     found: dict,  # as `read_checkpoint` gives it
     kind: str,    # "image" or "points"
@@ -196,7 +196,7 @@ def unwrap(
     inside = {name.removeprefix("MAE_encoder."): value for name, value in state.items() if name.startswith("MAE_encoder.")}
     return inside or state
 
-
+# %% ../../nbs/features/03_zoo.ipynb #ec5de710
 def load_weights(
     network: nn.Module,  # whose weights are replaced
     path,                # of the checkpoint
