@@ -25,6 +25,7 @@ from PIL import Image
 NOTEBOOK = Path(__file__).parents[1] / "nbs/lab/02_ablation.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOISE = ("GPU stall due to ReadPixels",)   # software rendering says so about every WebGL canvas
+HERE = "http://127.0.0.1", "data:", "blob:", "https://colab.research.google.com/assets/colab-badge.svg"   # the badge is answered by the test
 SETTINGS = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
             "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}}   # keep cells in the page that are scrolled away
 
@@ -92,9 +93,10 @@ def browser_page(height=1000):
             page = browser.new_page(viewport={"width": 1280, "height": height})
             page.set_default_timeout(20_000)
             page.errors, page.outside = [], []
+            page.route("https://colab.research.google.com/**/*.svg", lambda route: route.fulfill(body="<svg xmlns='http://www.w3.org/2000/svg'/>", content_type="image/svg+xml"))
             page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" and not any(n in m.text for n in NOISE) else None)
             page.on("pageerror", lambda e: page.errors.append(str(e)))
-            page.on("request", lambda r: page.outside.append(r.url) if not r.url.startswith(("http://127.0.0.1", "data:", "blob:")) else None)
+            page.on("request", lambda r: page.outside.append(r.url) if not r.url.startswith(HERE) else None)
             yield page
         finally: browser.close()
 
