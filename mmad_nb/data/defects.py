@@ -129,12 +129,12 @@ def bump(surface, u, v, strength, extent, rng):
     d = np.hypot(u, 1.2 * v) * (1 + .15 * noise(u, v, 9, rng))
     return replace(surface, height=surface.height + 4 * strength * ramp(12 * extent, 0, d))
 
-# %% ../../nbs/data/01b_defects.ipynb #0c021e23
+# %% ../../nbs/data/01b_defects.ipynb #ab8309be
 @defect("geometry")
 def hole(surface, u, v, strength, extent, rng):
-    "A pit with steep walls, 12 mm deep and 14 mm wide; where the object is thinner, the table shows."
+    "A pit with steep walls, 7 mm deep and 18 mm wide at its rim; where the object is thinner, the table shows."
     d = np.hypot(u, v) * (1 + .12 * noise(u, v, 6, rng))
-    return replace(surface, height=surface.height - 12 * strength * ramp(7 * extent, 7 * extent - 2, d))
+    return replace(surface, height=surface.height - 7 * strength * ramp(9 * extent, 4.5 * extent, d))
 
 # %% ../../nbs/data/01b_defects.ipynb #54b25044
 @defect("colour")

@@ -240,7 +240,7 @@ def potato(x, y, rng):
     height = np.where(q < 1, 13 + 23 * dome(q) + 1.5 * lumps + .3 * skin - 2 * eyes, 0)
     return Surface(height, color, np.full_like(x, .12))
 
-# %% ../../nbs/data/01a_shapes.ipynb #36e2f3d9
+# %% ../../nbs/data/01a_shapes.ipynb #a3a87a6e
 def steel(
     grain: np.ndarray,  # (H,W) in [-1,1]: tool marks
     base=(.60, .61, .63),  # colour of the metal
@@ -256,8 +256,8 @@ def gear(x, y, rng):
     outline = 46 + 4.6 * np.tanh(3 * np.cos(teeth * angle)) - r
     inside = np.minimum(outline, np.maximum(r - 8, np.abs(y) - 2.5 + 99 * (x > 13) + 99 * (x < 0)))
     holes = np.min([np.hypot(x - 26 * np.cos(a), y - 26 * np.sin(a)) for a in np.arange(6) * np.pi / 3 + rng.uniform(0, .2)], 0) - 5
-    web = 8 * ramp(0, 1.5, r - 17) * ramp(0, 1.5, 36 - r)
-    height = plate(np.minimum(inside, holes), 19) - web * (np.minimum(inside, holes) > 0) + plate(np.minimum(17 - r, inside), 5)
+    web = 4.5 * ramp(0, 2.5, r - 17) * ramp(0, 2.5, 36 - r)
+    height = plate(np.minimum(inside, holes), 19) - web * (np.minimum(inside, holes) > 0) + plate(np.minimum(17 - r, inside), 4, 2.5)
     grain = noise(r, 0 * r + 5 * angle, .7, rng) + .5 * noise(x, y, 12, rng)
     return Surface(np.maximum(height, 0), steel(grain), np.full_like(x, .7), metal=.8)
 
@@ -271,7 +271,7 @@ def washer(x, y, rng):
     grain = noise(r, 0 * r, .6, rng) + .6 * noise(x, y, 25, rng)
     return Surface(plate(inside, 17, 4) - groove * (inside > 4), steel(.6 * grain, (.66, .67, .69)), np.full_like(x, .8), metal=.9)
 
-# %% ../../nbs/data/01a_shapes.ipynb #f7a9a56c
+# %% ../../nbs/data/01a_shapes.ipynb #0639587d
 @category("sample")
 def bracket(x, y, rng):
     "A painted angle plate with a gusset and three countersunk holes."
@@ -283,7 +283,7 @@ def bracket(x, y, rng):
     height = plate(np.minimum(inside, hole - 6), 16) - 3.5 * ramp(10, 7, hole) * (inside > 0)
     color = mix((.14, .32, .58), (.11, .26, .50), ramp(-.5, .5, rough(x, y, 20, rng)))
     color = mix(color, (.62, .63, .65), ramp(10, 9.2, hole))
-    height = np.maximum(height, plate(gusset, 9) * (inside < 3))
+    height = np.maximum(height, plate(gusset, 11.5) * (inside < 3))
     return Surface(height + .12 * noise(x, y, 1.4, rng) * (height > 8), color, np.full_like(x, .55))
 
 
@@ -293,11 +293,11 @@ def bolt(x, y, rng):
     length = rng.uniform(60, 68)
     head, shank = (x > -50) & (x < -28), (x >= -28) & (x < -28 + length)
     thread = ramp(-14, -10, x) * np.cos(2 * np.pi * (x / 3.6 + y / 90))
-    radius = 13.5 + .7 * thread - 2.5 * ramp(length - 33, length - 28, x)
-    facet = np.where(np.abs(y) < 12, 42, 42 - 1.73 * (np.abs(y) - 12))  # the head shows three of its six faces
+    radius = 15 + .7 * thread - 2.5 * ramp(length - 33, length - 28, x)
+    facet = np.where(np.abs(y) < 11, 38, 38 - 1.73 * (np.abs(y) - 11))  # the head shows three of its six faces
     facet = facet - 5 * ramp(-47, -50, x) - 1.5 * ramp(-30, -28, x)
-    round_ = 7.5 + radius * (1 + dome(y / radius))
-    height = np.where(head & (np.abs(y) < 24), facet, np.where(shank & (np.abs(y) < radius), round_, 0))
+    round_ = 4 + radius * (1 + dome(y / radius))
+    height = np.where(head & (np.abs(y) < 22), facet, np.where(shank & (np.abs(y) < radius), round_, 0))
     return Surface(height, steel(noise(x, y / 4, .9, rng) + .7 * noise(x, y, 15, rng), (.55, .52, .47)), np.full_like(x, .75), metal=.8)
 
 # %% ../../nbs/data/01a_shapes.ipynb #d574de21
