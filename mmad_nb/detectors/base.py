@@ -20,7 +20,7 @@ from ..scoring.fusion import image_score, png
 __all__ = ['DETECTORS', 'FORMAT', 'Weight', 'Components', 'Detector', 'fuse', 'image_scores', 'need_fit', 'register',
            'list_detectors', 'create_detector', 'save_detector', 'load_detector', 'weight_control', 'WeightPanel']
 
-# %% ../../nbs/detectors/01_base.ipynb #aada7701
+# %% ../../nbs/detectors/01_base.ipynb #2e740d34
 @dataclass(frozen=True)
 class Weight:
     "A number or a choice that fusion depends on."
@@ -37,10 +37,11 @@ class Weight:
         if self.choices:
             if value not in self.choices: raise unknown_name(self.name, value, self.choices)
         elif not self.low <= float(value) <= self.high:
-            raise DataError(f"weight {self.name!r}", f"{float(value):g}", f"a number from {self.low:g} to {self.high:g}", self.meaning)
+            raise DataError(f"weight {self.name!r}", f"{float(value):g}",
+                            f"a number from {self.low:g} to {self.high:g}", self.meaning)
         return value
 
-# %% ../../nbs/detectors/01_base.ipynb #df4e8cce
+# %% ../../nbs/detectors/01_base.ipynb #caa1f23e
 class Components(Mapping):
     "Named maps of some samples before fusion: components[\"rgb\"] is (N,H,W), components[:3] the first three samples."
     def __init__(self,
@@ -49,27 +50,35 @@ class Components(Mapping):
         ids: Sequence = (),    # N names of samples
         provenance: str = "",  # where the encoders' weights come from, in words
     ):
-        self.maps, self.valid, self.ids, self.provenance = dict(maps), valid, tuple(ids) or ("",) * len(valid), provenance
+        self.maps, self.valid, self.provenance = dict(maps), valid, provenance
+        self.ids = tuple(ids) or ("",) * len(valid)
         for name, values in self.maps.items():
             if values.shape != valid.shape or values.dtype != torch.float32:
-                raise DataError(f"component {name!r}", f"{values.dtype} {tuple(values.shape)}", f"torch.float32 {tuple(valid.shape)}", "All maps of a detector share one shape.")
+                raise DataError(f"component {name!r}", f"{values.dtype} {tuple(values.shape)}",
+                                f"torch.float32 {tuple(valid.shape)}", "All maps of a detector share one shape.")
 
     def __getitem__(self, key):
         if isinstance(key, str):
             if key not in self.maps: raise unknown_name("component", key, self.maps)
             return self.maps[key]
         chosen = torch.arange(len(self.valid))[key].reshape(-1)
-        return Components({name: values[chosen] for name, values in self.maps.items()}, self.valid[chosen], [self.ids[i] for i in chosen], self.provenance)
+        return Components({name: values[chosen] for name, values in self.maps.items()}, self.valid[chosen],
+                          [self.ids[i] for i in chosen], self.provenance)
 
     def __contains__(self, name): return name in self.maps
     def __iter__(self): return iter(self.maps)
     def __len__(self): return len(self.maps)
 
-    def __repr__(self):
-        note = f"; encoders: {self.provenance}" if self.provenance else ""
-        return f"Components({', '.join(self.maps)}: {' x '.join(map(str, self.valid.shape))}, {self.valid.float().mean():.0%} valid{note})"
+# %% ../../nbs/detectors/01_base.ipynb #96c5334b
+def _components_repr(self):
+    note = f"; encoders: {self.provenance}" if self.provenance else ""
+    size = " x ".join(map(str, self.valid.shape))
+    return f"Components({', '.join(self.maps)}: {size}, {self.valid.float().mean():.0%} valid{note})"
 
-# %% ../../nbs/detectors/01_base.ipynb #31dd0160
+
+Components.__repr__ = _components_repr
+
+# %% ../../nbs/detectors/01_base.ipynb #5749ae2b
 class Detector:
     "What all detectors share. Subclasses give defaults, weights, fit, components, combine, state and load_state."
     name = "detector"       # in the list of detectors; set by `register`
@@ -89,14 +98,16 @@ class Detector:
 
     def config(self) -> dict:
         "Everything needed to build this detector again, apart from what it learned."
-        return {"detector": self.name, "encoders": self.encoders if isinstance(self.encoders, str) else "custom", **self.options}
+        return {"detector": self.name, "encoders": self.encoders if isinstance(self.encoders, str) else "custom",
+                **self.options}
 
     def __repr__(self):
         changed = "".join(f", {k}={v!r}" for k, v in self.options.items() if v != self.defaults[k])
-        state, note = "fitted" if self.fitted else "not fitted", f"; encoders: {self.provenance}" if self.provenance else ""
+        state = "fitted" if self.fitted else "not fitted"
+        note = f"; encoders: {self.provenance}" if self.provenance else ""
         return f"{self.name}(encoders={self.config()['encoders']!r}{changed}; {state}{note})"
 
-# %% ../../nbs/detectors/01_base.ipynb #c815df27
+# %% ../../nbs/detectors/01_base.ipynb #6f8054a8
 def fuse(self,
     components: Components,  # from `components`, of this kind of detector
     **weights,               # any of `weights`; the others take their defaults
@@ -105,7 +116,8 @@ def fuse(self,
     known = {weight.name: weight for weight in self.weights}
     for name in weights:
         if name not in known: raise unknown_name(f"{self.name} weight", name, known)
-    return self.combine(components, **{name: weight.check(weights.get(name, weight.default)) for name, weight in known.items()})
+    return self.combine(components,
+                        **{name: weight.check(weights.get(name, weight.default)) for name, weight in known.items()})
 
 
 def image_scores(self, maps: torch.Tensor) -> torch.Tensor:
@@ -115,7 +127,9 @@ def image_scores(self, maps: torch.Tensor) -> torch.Tensor:
 
 def need_fit(self):
     "Raise when there is nothing learned to predict with."
-    if not self.fitted: raise DataError(f"detector {self.name!r}", "nothing learned yet", "a trained detector", "Call fit(good_samples) first, or load_detector(path).")
+    if not self.fitted:
+        raise DataError(f"detector {self.name!r}", "nothing learned yet", "a trained detector",
+                        "Call fit(good_samples) first, or load_detector(path).")
 
 
 Detector.fuse, Detector.image_scores, Detector.need_fit = fuse, image_scores, need_fit
@@ -151,7 +165,7 @@ def create_detector(
     if name not in DETECTORS: raise unknown_name("detector", name, DETECTORS)
     return DETECTORS[name](encoders, device, **config)
 
-# %% ../../nbs/detectors/01_base.ipynb #6f97cc62
+# %% ../../nbs/detectors/01_base.ipynb #b81245ee
 FORMAT = 1
 
 
@@ -164,30 +178,40 @@ def save_detector(
     detector.need_fit()
     path = Path(path)
     if path.exists() and not (path / "config.json").is_file() and (path.is_file() or any(path.iterdir())):
-        raise DataError(path, "something else with this name", "a new name, or a detector saved before", "Nothing was written; choose another name.")
+        raise DataError(path, "something else with this name", "a new name, or a detector saved before",
+                        "Nothing was written; choose another name.")
     with written_beside(path) as beside:
         beside.mkdir()
-        save_file({name: value.detach().cpu().contiguous() for name, value in detector.state().items()}, beside / "weights.safetensors")
-        (beside / "config.json").write_text(json.dumps({"format": FORMAT, **detector.config()}, indent=1), encoding="utf8")
+        save_file({name: value.detach().cpu().contiguous() for name, value in detector.state().items()},
+                  beside / "weights.safetensors")
+        (beside / "config.json").write_text(json.dumps({"format": FORMAT, **detector.config()}, indent=1),
+                                            encoding="utf8")
 
 
 Detector.save = save_detector
 
-# %% ../../nbs/detectors/01_base.ipynb #fc1ccd51
+# %% ../../nbs/detectors/01_base.ipynb #816f05dd
 def _read_folder(path):
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     files = [path / "config.json", path / "weights.safetensors"]
     missing = [file.name for file in files if not file.is_file()]
-    if missing: raise DataError(path, f"no {' and no '.join(missing)}", "a folder with config.json and weights.safetensors", "Give the folder that detector.save(path) wrote; half a copy is not enough.")
+    if missing:
+        raise DataError(path, f"no {' and no '.join(missing)}", "a folder with config.json and weights.safetensors",
+                        "Give the folder that detector.save(path) wrote; half a copy is not enough.")
     try: config = json.loads(files[0].read_text(encoding="utf8"))
-    except ValueError as error: raise DataError(files[0], f"text that is not JSON ({error})", "the settings of a detector", "Copy the folder again.") from error
+    except ValueError as error:
+        raise DataError(files[0], f"text that is not JSON ({error})", "the settings of a detector",
+                        "Copy the folder again.") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT or "detector" not in config:
-        raise DataError(files[0], "settings of another kind", f"a saved detector of format {FORMAT}", "Is this the folder of another program or version?")
+        raise DataError(files[0], "settings of another kind", f"a saved detector of format {FORMAT}",
+                        "Is this the folder of another program or version?")
     try: return config, load_file(files[1])
-    except SafetensorError as error: raise DataError(files[1], f"a broken file ({error})", "whole weights", "Copy the folder again, or train anew.") from error
+    except SafetensorError as error:
+        raise DataError(files[1], f"a broken file ({error})", "whole weights",
+                        "Copy the folder again, or train anew.") from error
 
-# %% ../../nbs/detectors/01_base.ipynb #e91ee42d
+# %% ../../nbs/detectors/01_base.ipynb #04c928e9
 def load_detector(
     path,                       # folder that `save` wrote
     device: str | None = None,  # None: the GPU where there is one
@@ -198,15 +222,17 @@ def load_detector(
     config, state = _read_folder(path)
     options = {k: v for k, v in config.items() if k not in ("format", "detector", "encoders")}
     if encoders is None and config["encoders"] == "custom":
-        raise DataError(path, "a detector with encoders of its own", "these encoders", "Call load_detector(path, encoders=(image_encoder, point_encoder)).")
+        raise DataError(path, "a detector with encoders of its own", "these encoders",
+                        "Call load_detector(path, encoders=(image_encoder, point_encoder)).")
     detector = create_detector(config["detector"], encoders or config["encoders"], device, **options)
     try: detector.load_state(state)
     except (KeyError, RuntimeError) as error:
-        raise DataError(path / "weights.safetensors", str(error).strip().splitlines()[-1].strip(), "weights that fit config.json", "The two files do not belong together.") from error
+        raise DataError(path / "weights.safetensors", str(error).strip().splitlines()[-1].strip(),
+                        "weights that fit config.json", "The two files do not belong together.") from error
     detector.fitted = True
     return detector
 
-# %% ../../nbs/detectors/01_base.ipynb #89b622b7
+# %% ../../nbs/detectors/01_base.ipynb #47e34cd3
 def weight_control(
     weight: Weight,
 ):                   # an ipywidgets slider or menu
@@ -214,9 +240,10 @@ def weight_control(
     import ipywidgets as W
     label = weight.symbol or weight.name
     if weight.choices: return W.Dropdown(options=weight.choices, value=weight.default, description=label)
-    return W.FloatSlider(value=weight.default, min=weight.low, max=weight.high, step=(weight.high - weight.low) / 20, description=label)
+    step = (weight.high - weight.low) / 20
+    return W.FloatSlider(value=weight.default, min=weight.low, max=weight.high, step=step, description=label)
 
-
+# %% ../../nbs/detectors/01_base.ipynb #5a7518ca
 class WeightPanel:
     "A control for each weight of a detector, and the fused map of one sample."
     def __init__(self,
@@ -232,5 +259,6 @@ class WeightPanel:
 
     def refresh(self, change=None):
         "Fuse with the present weights and repaint."
-        self.fused = self.detector.fuse(self.components, **{name: control.value for name, control in self.controls.items()})
+        values = {name: control.value for name, control in self.controls.items()}
+        self.fused = self.detector.fuse(self.components, **values)
         self.picture.value = png(self.fused[0])

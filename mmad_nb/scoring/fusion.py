@@ -33,7 +33,7 @@ def fuse_maps(
     if rule == "single": return rgb if alpha <= 0.5 else xyz
     raise unknown_name("fusion rule", rule, RULES)
 
-# %% ../../nbs/scoring/02_fusion.ipynb #954f9701
+# %% ../../nbs/scoring/02_fusion.ipynb #03921a90
 BLUR = ((5, 5), (7, 3))  # CFM: kernel 5 five times, then kernel 7 three times
 
 
@@ -46,7 +46,9 @@ def blur_matrix(
     distance = (torch.arange(size)[:, None] - torch.arange(size)).abs()
     result = torch.eye(size, dtype=torch.float64)
     for kernel, times in passes:
-        if kernel % 2 == 0: raise DataError("blur", f"a kernel of {kernel}", "an odd number of pixels", "An even box has no centre pixel.")
+        if kernel % 2 == 0:
+            raise DataError("blur", f"a kernel of {kernel}", "an odd number of pixels",
+                            "An even box has no centre pixel.")
         one = (distance <= kernel // 2).double() / kernel
         result = torch.linalg.matrix_power(one, times) @ result
     return result.float()
@@ -90,13 +92,13 @@ def nonzero_mean(flat: torch.Tensor) -> torch.Tensor:
     count = (flat != 0).sum(1)
     return torch.where(count > 0, flat.sum(1) / count.clamp(min=1), torch.ones_like(flat[:, 0]))
 
-# %% ../../nbs/scoring/02_fusion.ipynb #c812b7df
+# %% ../../nbs/scoring/02_fusion.ipynb #8615beef
 SCALES = ("none", "mean", "sqrt-mean")
 
 
 def scale_maps(
     maps: torch.Tensor,   # (N,H,W), >= 0
-    by: str = "none",     # "mean": of the nonzero pixels (release, for AUPRO); "sqrt-mean": root of the mean of all (release, for pixel AUROC)
+    by: str = "none",     # "mean" of the nonzero pixels, as released for AUPRO; "sqrt-mean": root of the mean of all
 ) -> torch.Tensor:        # (N,H,W)
     "Each map divided by a number of its own."
     if by not in SCALES: raise unknown_name("scale", by, SCALES)
