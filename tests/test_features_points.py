@@ -280,6 +280,18 @@ def test_normals_of_a_tilted_plane_with_holes(window):
     torch.testing.assert_close(normals[:, known], tilt.flatten(1).expand(3, int(known.sum())), atol=2e-4, rtol=0)
 
 
+def test_normals_equal_least_squares_in_a_window_with_holes():
+    rng = np.random.default_rng(0)
+    xyz, seen = rng.normal(size=(3, 7, 7)).astype(np.float32), rng.random((7, 7)) < 0.6
+    seen[3, 3] = True
+    v, u = np.nonzero(seen[1:6, 1:6])
+    _, tu, tv = np.linalg.lstsq(np.stack([np.ones(len(u)), u, v], 1), xyz[:, 1:6, 1:6][:, v, u].T, rcond=None)[0]
+    wanted = np.cross(tu, tv) / np.linalg.norm(np.cross(tu, tv))
+    found = surface_normals(xyz * seen, seen, 5)[:, 3, 3].numpy()
+    np.testing.assert_allclose(found * np.sign(found @ wanted), wanted, atol=1e-4)
+    assert found @ xyz[:, 3, 3] < 0
+
+
 def test_normals_refuse_and_survive_emptiness():
     with pytest.raises(DataError, match="odd window"):
         surface_normals(torch.zeros(3, 8, 8), torch.ones(8, 8, dtype=torch.bool), 4)

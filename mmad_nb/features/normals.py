@@ -28,7 +28,7 @@ def window_sums(
     kernels = torch.stack([step[None] ** a * step[:, None] ** b for a, b in powers])[:, None]  # (P,1,window,window)
     return F.conv2d(maps[:, None], kernels.to(maps.device), padding=window // 2).transpose(0, 1)
 
-# %% ../../nbs/features/05_normals.ipynb #7c59db8a
+# %% ../../nbs/features/05_normals.ipynb #d6ea22b6
 def surface_normals(
     xyz: torch.Tensor,    # (3,H,W) positions in the sensor frame
     valid: torch.Tensor,  # (H,W) bool: measured
@@ -42,13 +42,11 @@ def surface_normals(
     seen = valid.float()[None]
     middle = (xyz * seen).sum((1, 2), keepdim=True) / seen.sum().clamp(min=1)  # small numbers round less
     n, u, v, uu, uv, vv = window_sums(seen, window, [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)])[:, 0]
+    planar = (n * uu - u * u) * (n * vv - v * v) - (n * uv - u * v) ** 2 > 0.5  # whole numbers: 0 or at least 1
     p, up, vp = window_sums((xyz - middle) * seen, window, [(0, 0), (1, 0), (0, 1)])
-    cuu, cuv, cvv, cup, cvp = n * uu - u * u, n * uv - u * v, n * vv - v * v, n * up - u * p, n * vp - v * p
-    flat = cuu * cvv - cuv ** 2                                                # whole numbers: 0 or at least 1
-    tu, tv = (cvv * cup - cuv * cvp) / flat.clamp(min=1), (cuu * cvp - cuv * cup) / flat.clamp(min=1)
-    normal = F.normalize(torch.linalg.cross(tu, tv, dim=0), dim=0, eps=1e-30)
+    normal = F.normalize(torch.linalg.cross(n * up - u * p, n * vp - v * p, dim=0), dim=0, eps=1e-30)
     normal = normal * torch.where((normal * xyz).sum(0) > 0, -1.0, 1.0)        # towards the origin
-    return normal * (valid & (flat > 0.5))
+    return normal * (valid & planar)
 
 # %% ../../nbs/features/05_normals.ipynb #3ad27861
 def cloud_normals(
