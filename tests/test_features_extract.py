@@ -100,6 +100,7 @@ def test_nothing_of_pixels_times_channels_is_kept(features):
     f.point_matrix, f.image_matrix, f.valid
     kept = [v for v in vars(f).values() if isinstance(v, torch.Tensor)] + [t for t in vars(f.point_matrix).values() if isinstance(t, torch.Tensor)]
     assert max(t.untyped_storage().nbytes() for t in kept) < 64 * 64 * f.points.shape[1] * 4 / 4
+    assert f.image.untyped_storage().nbytes() == f.image.numel() * 4  # not a view that keeps its whole batch alive
 
 
 def test_several_blocks_stand_one_after_the_other(samples, pair):
