@@ -3,7 +3,7 @@
     python .ci/stills.py nbs/scoring/01_aupro.ipynb ...     run, then tidy
     python .ci/stills.py --tidy-only nbs/...                tidy alone
 
-Text and PNG pictures stay (pictures are reduced to 128 colours); live widgets, which would be megabytes and show nothing
+Text and PNG pictures stay (pictures are reduced to 800 pixels of width and 128 colours); live widgets, which would be megabytes and show nothing
 without a kernel, are dropped. Every notebook must stay under 300 kB.
 """
 import base64
@@ -18,12 +18,17 @@ from PIL import Image
 
 LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json", "application/javascript")
 MAX_BYTES = 300_000
+MAX_WIDTH = 800
 
 
 def smaller(png: str) -> str:
-    "The same picture with 128 colours, base64 in, base64 out."
+    "The same picture, not too wide and with 128 colours; base64 in, base64 out."
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    if picture.width > MAX_WIDTH:
+        picture = picture.resize((MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width)), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(128).save(out, "PNG", optimize=True)
+    # MAXCOVERAGE keeps rare colours, such as the outline of a defect; k-means then settles the palette
+    picture.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=1).save(out, "PNG", optimize=True)
     return min(png.replace("\n", ""), base64.b64encode(out.getvalue()).decode(), key=len)
 
 
