@@ -100,7 +100,7 @@ def write_eyecandies(root, category="CandyCane", shape=(32, 32), train=2, public
         Image.fromarray(((depth - 2) / 2 * 65535).round().astype(np.uint16)).save(folder / f"{stem}_depth.png")
         (folder / f"{stem}_info_depth.yaml").write_text(yaml.safe_dump({"normalization": {"min": 2.0, "max": 4.0}}))
         np.savetxt(folder / f"{stem}_pose.txt", pose)
-        Image.fromarray(np.full((*shape, 3), (128, 128, 255), np.uint8)).save(folder / f"{stem}_normals.png")
+        Image.fromarray(np.full((*shape, 3), (128, 204, 230), np.uint8)).save(folder / f"{stem}_normals.png")
         if annotated:
             (folder / f"{stem}_metadata.yaml").write_text(yaml.safe_dump({"anomalous": int(label != "good")} | {k: int(k == label) for k in ("bumps", "dents", "colors", "normals")}))
             Image.fromarray((depth < 3).astype(np.uint8) * 255 * filled).save(folder / f"{stem}_mask.png")

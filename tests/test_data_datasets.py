@@ -396,7 +396,7 @@ def test_eyecandies(tmp_path):
     assert np.ptp(train[0].xyz[0][block]) == pytest.approx(0.1 * 2.8 * 5 / (711.11 / 16), rel=1e-4)       # six columns at 2.8 m
     raw = Eyecandies(root, prepared=False, light=0)[0]
     assert raw.valid.all() and raw.rgb.max() > 2 * Eyecandies(root, prepared=False)[0].rgb.max()
-    np.testing.assert_allclose(Eyecandies(root).normals(0)[:, 0, 0], [0, 0, -1], atol=0.01)        # flat, facing up: towards the lens
+    np.testing.assert_allclose(Eyecandies(root).normals(0)[:, 0, 0], [0, -0.6, -0.8], atol=0.01)    # leans away from us, faces up: towards the lens
     assert len(Eyecandies(root, split="test")) == 3 and Eyecandies(root, size=64)[0].size == (64, 64)
 
 

@@ -117,7 +117,7 @@ def test_clusters_agree_with_dbscan_across_gaps():
     sample = sample_of((80, 80))
     valid = find_foreground(sample).kept
     valid[:, 38:41] = False                                         # three missing columns, 3 mm: less than eps
-    two = sample.xyz.copy(); two[2, :, 60:] += 0.05                 # and a piece that is far behind
+    two = sample.xyz.copy(); two[2, :, 50:] += 0.05                 # and a piece that is far behind
     ours, eps = grid_clusters(two, valid), 0.006
     theirs = DBSCAN(eps=eps, min_samples=1).fit(two[:, valid].T).labels_
     pairs = set(zip(ours[valid], theirs))
@@ -127,10 +127,17 @@ def test_clusters_agree_with_dbscan_across_gaps():
     assert len(set(grid_clusters(two, valid)[valid])) == len(set(DBSCAN(eps=eps, min_samples=1).fit(two[:, valid].T).labels_)) > 1
 
 
-def test_a_line_of_three_points_is_no_plane():
-    line = np.linspace(0, 1, 60)[:, None] * [1, 0, 0] + [0, 0, 1.0]
-    plane = fit_plane(np.concatenate([line, [[0, 1, 1.0], [1, 1, 1.0], [0.5, 1, 1.0]]]))
+def test_three_points_on_a_line_have_no_vote():
+    line = np.linspace(0, 1, 60)[:, None] * [1, 0, 0] + [0, 0, 1.0]  # most draws are three points of this line
+    beside = np.random.default_rng(0).uniform(0, 1, (10, 3)) * [1, 1, 0] + [0, 0, 1]
+    rubbish = np.random.default_rng(1).uniform(0, 1, (15, 3)) + [0, 0, 1.1]
+    plane = fit_plane(np.concatenate([line, beside, rubbish]))
     np.testing.assert_allclose(plane.normal, [0, 0, -1], atol=1e-9)
+
+
+def test_nearest_takes_the_pixel_under_the_centre():
+    np.testing.assert_array_equal(resize_nearest(np.arange(6)[None].repeat(6, 0), 2)[0], [1, 4])      # centres at 1.5 and 4.5
+    np.testing.assert_array_equal(resize_nearest(np.arange(2)[None].repeat(2, 0), 4)[0], [0, 0, 1, 1])
 
 
 def test_nearest_never_invents_a_value():
