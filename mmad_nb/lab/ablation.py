@@ -92,10 +92,10 @@ def axis_range(
     room = 0.05 * (high - low) or 1.0
     return low - room, high + room
 
-# %% ../../nbs/lab/02_ablation.ipynb #efee90dc
+# %% ../../nbs/lab/02_ablation.ipynb #67ac5346
 def score_figure(
     samples,  # the N samples
-):            # plotly FigureWidget with one trace of N dots, all at 0
+):            # plotly Figure with one trace of N dots, all at 0
     "The strip before the scores are known: a row for each kind of defect, good samples below."
     import plotly.graph_objects as go
     good = np.array([not s.anomalous for s in samples])
@@ -106,16 +106,17 @@ def score_figure(
     rows = sorted({s.defect for s in samples}, key=lambda d: (d != "good", d))
     layout = dict(width=460, height=90 + 26 * len(rows), margin=dict(l=110, r=15, t=10, b=45), template="simple_white", showlegend=False,
                   yaxis=dict(categoryorder="array", categoryarray=rows, range=[-0.5, len(rows) - 0.5]), xaxis_title="image score")
-    return go.FigureWidget(dots, layout)
+    return go.Figure(dots, layout)
 
-# %% ../../nbs/lab/02_ablation.ipynb #a713b6c8
+# %% ../../nbs/lab/02_ablation.ipynb #d3d600e2
 class ScoreStrip:
     "One dot a sample at its image score; a click on a dot chooses the sample."
     def __init__(self,
         samples,  # the N samples
         choose,   # called with the number of the dot that was clicked
     ):
-        self.figure = score_figure(samples)
+        import plotly.graph_objects as go
+        self.figure = go.FigureWidget(score_figure(samples))
         self.figure.data[0].on_click(lambda trace, points, state: choose(points.point_inds[0]) if points.point_inds else None)
 
     def show(self,
@@ -169,18 +170,19 @@ def wide(
     control.style.description_width, control.layout.width = "90px", "360px"
     return control
 
-# %% ../../nbs/lab/02_ablation.ipynb #5d4b3b44
+# %% ../../nbs/lab/02_ablation.ipynb #7399f4d4
 class AblationLab:
     "Sliders made from `detector.weights`, and what they do to map, cloud, scores and metrics."
     def __init__(self,
         detector,  # a fitted detector: `weights`, `components`, `fuse`, `image_scores`
         samples,   # the N samples to look at, all with a mask
+        components=None,  # of these samples, if they are there already; None computes them
     ):
         import ipywidgets as W
         from mmad_nb.detectors.base import weight_control
         self.detector, self.samples = detector, list(samples)
         self.clouds, self.masks = [s.cloud() for s in self.samples], masks_of(self.samples)
-        self.components = detector.components(self.samples)   # the only time that a network runs
+        self.components = detector.components(self.samples) if components is None else components   # the only time that a network runs
         self.controls = {w.name: wide(weight_control(w)) for w in detector.weights}
         names = [(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)]
         self.sample = wide(W.Dropdown(options=names, description="sample"))
