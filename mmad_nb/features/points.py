@@ -18,15 +18,18 @@ __all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius'
            'GroupEncoder', 'Attention', 'Block', 'PointMAE', 'tiny_point_mae', 'PointEncoder', 'interpolation',
            'group_counts', 'GroupsPanel']
 
-# %% ../../nbs/features/02_points.ipynb #7f76b662
+# %% ../../nbs/features/02_points.ipynb #e6b0708c
 def _checked(points, name):
     "`points` as an (N,3) float32 tensor without NaN, or an error that says what is wrong."
     points = torch.as_tensor(points)
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
-        raise DataError(name, f"shape {tuple(points.shape)}", "(N, 3) with at least one point", "Pass the measured points alone, such as sample.cloud().points.")
+        raise DataError(name, f"shape {tuple(points.shape)}", "(N, 3) with at least one point",
+                        "Pass the measured points alone, such as sample.cloud().points.")
     points = points.detach().float()
     bad = ~torch.isfinite(points).all(1)
-    if bad.any(): raise DataError(name, f"{int(bad.sum())} points with NaN or infinite coordinates", "finite numbers", "Leave out the pixels where nothing was measured.")
+    if bad.any():
+        raise DataError(name, f"{int(bad.sum())} points with NaN or infinite coordinates", "finite numbers",
+                        "Leave out the pixels where nothing was measured.")
     return points
 
 # %% ../../nbs/features/02_points.ipynb #d15895bd
@@ -336,7 +339,7 @@ def group_counts(
     "In how many groups each point is."
     return torch.bincount(knn(centers, points, group_size)[1].flatten(), minlength=len(points))
 
-# %% ../../nbs/features/02_points.ipynb #f43a3dd7
+# %% ../../nbs/features/02_points.ipynb #0280ff4a
 class GroupsPanel:
     "Number and size of the groups, and the cloud coloured by how often each point is seen."
     def __init__(self,
@@ -361,4 +364,5 @@ class GroupsPanel:
         "Count anew and recolour. The first centres of a longer choice are the shorter choice, so sampling is done once."
         self.counts = group_counts(self.points, self.points[self.order[:self.groups.value]], self.size.value)
         self.drawn.attribute = self.counts.float().numpy()
-        self.label.value = f"{(self.counts > 0).float().mean():.1%} of the points are seen, on average {self.counts.float().mean():.2f} times"
+        seen, often = (self.counts > 0).float().mean(), self.counts.float().mean()
+        self.label.value = f"{seen:.1%} of the points are seen; on average a point is in {often:.2f} groups"
