@@ -211,7 +211,7 @@ def _ipython_display_(self):
 
 AblationLab.weights, AblationLab._ablate, AblationLab._ipython_display_ = property(weights), _ablate, _ipython_display_
 
-# %% ../../nbs/lab/02_ablation.ipynb #fd91c292
+# %% ../../nbs/lab/02_ablation.ipynb #a56f45c7
 def _build(self):
     "Make the widgets that show things and put all of them into `self.box`; every one has a fixed size, so that nothing jumps."
     import ipywidgets as W
@@ -227,11 +227,12 @@ def _build(self):
     meanings = {w.name: W.HTML(escape(w.meaning)) for w in self.detector.weights}
     rows = [W.HBox([control, meanings[name]]) for name, control in self.controls.items()]
     turn, wrap = W.Box([self.cloud.plot], layout=W.Layout(width="360px", height="340px")), W.Layout(flex_flow="row wrap")
+    dots = W.Box([self.strip.figure], layout=W.Layout(width="470px", height=f"{self.strip.figure.layout.height + 10}px"))
     turn.add_class("mmad-cloud")
     weights = W.VBox(rows)
     weights.add_class("mmad-weights")
     self.box = W.VBox([W.HBox([self.sample, self.button]), weights, W.HBox([W.VBox([self.image, self.bar]), turn], layout=wrap),
-                       W.HBox([self.strip.figure, self.table], layout=wrap), origin, self.message])
+                       W.HBox([dots, self.table], layout=wrap), origin, self.message])
 
 
 AblationLab._build = _build
