@@ -215,7 +215,7 @@ def disturb(
     image[:, row, column] += strength * features.image.std() * push
     return replace(features, image=image)
 
-# %% ../../nbs/mapping/01_crossmodal.ipynb #c4d3088a
+# %% ../../nbs/mapping/01_crossmodal.ipynb #877c9b9f
 class PatchPanel:
     "Move and strengthen a disturbed image patch; both distance maps as pictures."
     def __init__(self,
@@ -225,9 +225,9 @@ class PatchPanel:
         import ipywidgets as W
         self.mappers, self.features = mappers, features
         side = features.image.shape[1]
-        self.row, self.column = (W.IntSlider(value=side // 2, min=0, max=side - 1, description=name,
-                                             continuous_update=False) for name in ("row", "column"))
-        self.strength = W.FloatSlider(value=0, min=0, max=4, step=0.25, description="strength", continuous_update=False)
+        grid = dict(value=side // 2, min=0, max=side - 1, continuous_update=False)
+        self.row, self.column = (W.IntSlider(description=name, **grid) for name in ("row", "column"))
+        self.strength = W.FloatSlider(value=0, min=0, max=4, step=.25, description="strength", continuous_update=False)
         self.pictures = {name: W.Image(format="png", width=224) for name in ("rgb", "xyz")}
         for control in (self.row, self.column, self.strength): control.observe(self.refresh, "value")
         self.box = W.HBox([W.VBox([self.row, self.column, self.strength]), *self.pictures.values()])
@@ -237,9 +237,8 @@ class PatchPanel:
         "Compute both maps again and repaint."
         import io
         from matplotlib import image
-        self.maps = distance_maps(self.mappers,
-                                  disturb(self.features, self.row.value, self.column.value, self.strength.value))
+        changed = disturb(self.features, self.row.value, self.column.value, self.strength.value)
+        self.maps = distance_maps(self.mappers, changed)
         for name, picture in self.pictures.items():
-            out = io.BytesIO()
-            image.imsave(out, self.maps[name].numpy(), cmap="magma", vmin=0, vmax=1.5, format="png")
+            image.imsave(out := io.BytesIO(), self.maps[name].numpy(), cmap="magma", vmin=0, vmax=1.5, format="png")
             picture.value = out.getvalue()
