@@ -1,5 +1,6 @@
 """The exported modules, the notebooks and the README say the same thing, and notebooks are committed clean."""
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,20 @@ def test_readme_is_the_index_notebook():
     sys.path.insert(0, str(ROOT / ".ci"))
     from readme import readme
     assert (ROOT / "README.md").read_text(encoding="utf8") == readme(), "run `make export` and commit"
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    text = path.read_text(encoding="utf8")
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        on_forge = re.fullmatch(r"https://colab\.research\.google\.com/github/mmad-nb/mmad_nb/blob/main/(.+)", link)
+        if on_forge:
+            assert (ROOT / on_forge[1]).exists(), link
+            assert path.suffix == ".md" or path.name == "index.ipynb" or (ROOT / on_forge[1]) == path, "a badge opens its own notebook"
+        elif not link.startswith("http"):
+            assert (path.parent / link).exists(), link
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
