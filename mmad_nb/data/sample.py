@@ -12,7 +12,7 @@ import numpy as np
 from ..core.runtime import DataError
 
 # %% auto #0
-__all__ = ['Sample', 'Cloud', 'sample_cloud', 'drop_dark', 'DarkPanel']
+__all__ = ['Sample', 'Cloud', 'sample_cloud', 'drop_dark', 'CloudView', 'DarkPanel']
 
 # %% ../../nbs/data/01_sample.ipynb #07df8173
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,7 +103,7 @@ def sample_cloud(sample: Sample) -> Cloud:
 
 Sample.cloud = sample_cloud
 
-# %% ../../nbs/data/01_sample.ipynb #780638d7
+# %% ../../nbs/data/01_sample.ipynb #9c5f08c2
 def drop_dark(
     sample: Sample,   # any sample
     threshold: float, # brightness in [0,1] below which the sensor sees no depth
@@ -112,24 +112,49 @@ def drop_dark(
     valid = sample.valid & (sample.rgb.mean(0) >= threshold)
     return replace(sample, valid=valid, xyz=sample.xyz * valid)
 
+# %% ../../nbs/data/01_sample.ipynb #a3565ffa
+class CloudView:
+    "Coloured points in k3d, to be turned with the mouse and exchanged by `show`."
+    def __init__(self,
+        direction=(0.35, -0.45, -0.82),  # from the points to the viewer; in the sensor frame y is down and z away
+        up=(0, -1, 0),                   # what is up on the screen
+        height: int = 320,               # pixels
+    ):
+        import k3d
+        self.direction, self.up, self.points = np.array(direction), list(map(float, up)), None
+        self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0)
 
+    def show(self,
+        positions: np.ndarray,  # (N,3), any unit
+        colors: np.ndarray,     # (N,3) in [0,1]
+    ):
+        "Show these points instead of the last ones."
+        import k3d
+        low, high = positions.min(0), positions.max(0)
+        reach = float(np.linalg.norm(high - low)) or 1.0
+        red, green, blue = (colors.T * 255).astype(np.uint32)
+        fresh = k3d.points(positions.astype(np.float32), colors=(red << 16) + (green << 8) + blue, shader="flat",
+                           point_size=1.3 * reach / len(positions) ** 0.5)
+        if self.points is None:
+            centre = (low + high) / 2
+            self.plot.camera = [*map(float, centre + 0.95 * reach * self.direction), *map(float, centre), *self.up]
+        else: self.plot -= self.points
+        self.plot += fresh
+        self.points = fresh
+
+# %% ../../nbs/data/01_sample.ipynb #b46a10e8
 class DarkPanel:
-    "A brightness threshold and the cloud that is left, in k3d."
+    "A brightness threshold and the cloud that is left."
     def __init__(self, sample: Sample):
         import ipywidgets as W
-        import k3d
-        self.sample, self.label = sample, W.Label()
+        self.sample, self.label, self.view = sample, W.Label(), CloudView()
         self.threshold = W.FloatSlider(value=0, min=0, max=0.6, step=0.02, description="threshold")
-        self.plot = k3d.plot(height=320, grid_visible=False, camera_auto_fit=True)
-        self.points = k3d.points(np.zeros((1, 3), np.float32), point_size=0.0012, shader="flat")
-        self.plot += self.points
         self.threshold.observe(self.refresh, "value")
-        self.box = W.VBox([self.threshold, self.label, self.plot])
+        self.box = W.VBox([self.threshold, self.label, self.view.plot])
         self.refresh()
 
     def refresh(self, change=None):
-        "Send the points that are still measured to the picture."
+        "Show the points that are still measured."
         cloud = drop_dark(self.sample, self.threshold.value).cloud()
-        r, g, b = (cloud.colors.T * 255).astype(np.uint32)
-        with self.points.hold_sync(): self.points.positions, self.points.colors = cloud.points, (r << 16) + (g << 8) + b
+        self.view.show(cloud.points, cloud.colors)
         self.label.value = f"{len(cloud)} of {int(self.sample.valid.sum())} points measured"
