@@ -28,7 +28,7 @@ def window_sums(
     kernels = torch.stack([step[None] ** a * step[:, None] ** b for a, b in powers])[:, None]  # (P,1,window,window)
     return F.conv2d(maps[:, None], kernels.to(maps.device), padding=window // 2).transpose(0, 1)
 
-# %% ../../nbs/features/05_normals.ipynb #d6ea22b6
+# %% ../../nbs/features/05_normals.ipynb #c9fce19b
 def surface_normals(
     xyz: torch.Tensor,    # (3,H,W) positions in the sensor frame
     valid: torch.Tensor,  # (H,W) bool: measured
@@ -38,9 +38,10 @@ def surface_normals(
     xyz, valid = torch.as_tensor(xyz).float(), torch.as_tensor(valid)
     if xyz.shape != (3, *valid.shape) or window < 3 or window % 2 == 0:
         raise DataError("surface_normals", f"xyz {tuple(xyz.shape)}, valid {tuple(valid.shape)}, window {window}",
-                        "xyz (3,H,W), valid (H,W) and an odd window of at least 3", "Channels come first; use a window of 3, 5, 7 ...")
+                        "xyz (3,H,W), valid (H,W) and an odd window of at least 3",
+                        "Channels come first; use a window of 3, 5, 7 ...")
     seen = valid.float()[None]
-    middle = (xyz * seen).sum((1, 2), keepdim=True) / seen.sum().clamp(min=1)  # small numbers round less
+    middle = (xyz * seen).sum((1, 2), keepdim=True) / seen.sum().clamp(min=1)  # without it numbers are small, and round less
     n, u, v, uu, uv, vv = window_sums(seen, window, [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)])[:, 0]
     planar = (n * uu - u * u) * (n * vv - v * v) - (n * uv - u * v) ** 2 > 0.5  # whole numbers: 0 or at least 1
     p, up, vp = window_sums((xyz - middle) * seen, window, [(0, 0), (1, 0), (0, 1)])
@@ -48,7 +49,7 @@ def surface_normals(
     normal = normal * torch.where((normal * xyz).sum(0) > 0, -1.0, 1.0)        # towards the origin
     return normal * (valid & planar)
 
-# %% ../../nbs/features/05_normals.ipynb #3ad27861
+# %% ../../nbs/features/05_normals.ipynb #8d42c4fc
 def cloud_normals(
     points: torch.Tensor,                    # (N,3)
     k: int = 16,                             # neighbours, the point itself included; at least 3
@@ -57,12 +58,14 @@ def cloud_normals(
 ) -> torch.Tensor:                           # (N,3) float32 of unit length
     "Normals of a cloud without a grid: the direction in which each neighbourhood is thinnest."
     points = torch.as_tensor(points).float()
-    if k < 3: raise DataError("cloud_normals", f"k = {k}", "at least 3 neighbours, which span a plane", "Use k between 8 and 30.")
+    if k < 3:
+        raise DataError("cloud_normals", f"k = {k}", "at least 3 neighbours, which span a plane", "Use k between 8 and 30.")
     neighbours, normals = knn(points, points, k)[1], []
     for some in neighbours.split(chunk):
         offset = points[some] - points[some].mean(1, keepdim=True)                  # (chunk,k,3)
-        scatter = offset.transpose(1, 2) @ offset
-        scatter = scatter / scatter.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp(min=1e-30)
+        scatter = offset.transpose(1, 2) @ offset                                   # C, (chunk,3,3)
+        trace = scatter.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+        scatter = scatter / trace.clamp(min=1e-30)                                  # squared metres are tiny
         normals.append(torch.linalg.eigh(scatter).eigenvectors[..., 0])             # eigenvalues come in rising order
     normals = torch.cat(normals)
     if viewpoint is None: outwards = points - points.mean(0)
@@ -80,7 +83,7 @@ def relight(
     lamp = torch.tensor([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), -np.sin(e)], dtype=torch.float32)
     return (normals * lamp.view(3, 1, 1).to(normals)).sum(0).clamp(0, 1)
 
-# %% ../../nbs/features/05_normals.ipynb #f3d3727d
+# %% ../../nbs/features/05_normals.ipynb #4b09927c
 class RelightPanel:
     "A lamp and a window size, and the capture under that lamp."
     def __init__(self,
@@ -92,8 +95,8 @@ class RelightPanel:
         self.azimuth = W.IntSlider(value=200, min=0, max=360, step=10, description="azimuth")
         self.elevation = W.IntSlider(value=30, min=0, max=90, step=5, description="elevation")
         self.window = W.SelectionSlider(options=[3, 5, 7, 9, 13], value=5, description="window")
-        for control, react in ((self.azimuth, self.refresh), (self.elevation, self.refresh), (self.window, self.measure)):
-            control.observe(react, "value")
+        for control in (self.azimuth, self.elevation): control.observe(self.refresh, "value")
+        self.window.observe(self.measure, "value")
         self.box = W.VBox([W.HBox([self.azimuth, self.elevation, self.window]), self.image])
         self.measure()
 

@@ -14,9 +14,9 @@ from torch import nn
 from ..core.runtime import DataError, content_hash, pick_device
 
 # %% auto #0
-__all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius', 'group_points', 'folded', 'folded_running',
-           'GroupEncoder', 'Attention', 'Block', 'PointMAE', 'tiny_point_mae', 'PointEncoder', 'interpolation',
-           'group_counts', 'GroupsPanel']
+__all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius', 'group_points', 'folded', 'GroupEncoder',
+           'Attention', 'Block', 'PointMAE', 'tiny_point_mae', 'PointEncoder', 'interpolation', 'group_counts',
+           'GroupsPanel']
 
 # %% ../../nbs/features/02_points.ipynb #e6b0708c
 def _checked(points, name):
@@ -114,29 +114,29 @@ def group_points(
     centers = points[farthest_point_sampling(points, min(groups, len(points)))]
     return centers, points[knn(centers, points, group_size)[1]] - centers[:, None]
 
-# %% ../../nbs/features/02_points.ipynb #112a04d3
+# %% ../../nbs/features/02_points.ipynb #1655de3c
 def folded(
-    conv: nn.Conv1d,       # a 1x1 convolution, y = W x + b
-    norm: nn.BatchNorm1d,  # the normalisation after it
-    mean: torch.Tensor,    # (in,) mean of x
-    cov: torch.Tensor,     # (in,in) covariance of x
-) -> tuple:                # weight (out,in), bias (out,), float32
-    "One linear layer that does what `conv` and then `norm` do with the statistics of this input."
+    conv: nn.Conv1d,                   # a 1x1 convolution, y = W x + b
+    norm: nn.BatchNorm1d,              # the normalisation after it
+    mean: torch.Tensor | None = None,  # (in,) mean of x; without mean and cov, the statistics stored in `norm`
+    cov: torch.Tensor | None = None,   # (in,in) covariance of x
+) -> tuple:                            # weight (out,in), bias (out,), float32
+    "One linear layer that does what `conv` and then `norm` do, with this input's statistics or the stored ones."
     weight = conv.weight[..., 0].float()
-    variance = ((weight @ cov) * weight).sum(1).clamp(min=0)
-    weight = weight * (norm.weight.float() / torch.sqrt(variance + norm.eps))[:, None]
-    return weight, norm.bias.float() - weight @ mean          # the bias of conv cancels against the mean
+    if cov is None: center, variance = norm.running_mean.float() - conv.bias.float(), norm.running_var.float()
+    else: center, variance = weight @ mean, ((weight @ cov) * weight).sum(1).clamp(min=0)  # rounding may leave -1e-12
+    scale = norm.weight.float() / torch.sqrt(variance + norm.eps)
+    return weight * scale[:, None], norm.bias.float() - scale * center
 
+# %% ../../nbs/features/02_points.ipynb #bed3d3a4
+def _joint_statistics(g, l, square):
+    "Mean and covariance of u = [g, l] from each group's maximum g and mean l, both (G,c), and the mean (c,c) of l l^T."
+    cross = g.T @ l / len(g)
+    second = torch.cat([torch.cat([g.T @ g / len(g), cross], 1), torch.cat([cross.T, square], 1)])  # mean of u u^T
+    mean = torch.cat([g, l], 1).mean(0)
+    return mean, second - torch.outer(mean, mean)
 
-def folded_running(
-    conv: nn.Conv1d,
-    norm: nn.BatchNorm1d,
-) -> tuple:                # weight (out,in), bias (out,), float32
-    "The same with the mean and variance of the *training* data, which are stored in `norm`."
-    scale = norm.weight.float() / torch.sqrt(norm.running_var.float() + norm.eps)
-    return conv.weight[..., 0].float() * scale[:, None], norm.bias.float() + (conv.bias.float() - norm.running_mean.float()) * scale
-
-# %% ../../nbs/features/02_points.ipynb #cdecc82f
+# %% ../../nbs/features/02_points.ipynb #5f2ba9e5
 class GroupEncoder(nn.Module):
     "Mini-PointNet: the offsets of one group become one token, whatever the order of the points."
     def __init__(self,
@@ -147,53 +147,57 @@ class GroupEncoder(nn.Module):
         super().__init__()
         small, middle, large = dim // 3, 2 * dim // 3, 4 * dim // 3       # 128, 256, 512 for dim 384
         self.batch_statistics, self.chunk = batch_statistics, chunk
-        self.first_conv = nn.Sequential(nn.Conv1d(3, small, 1), nn.BatchNorm1d(small), nn.ReLU(), nn.Conv1d(small, middle, 1))
-        self.second_conv = nn.Sequential(nn.Conv1d(2 * middle, large, 1), nn.BatchNorm1d(large), nn.ReLU(), nn.Conv1d(large, dim, 1))
+        self.first_conv = nn.Sequential(nn.Conv1d(3, small, 1), nn.BatchNorm1d(small),
+                                        nn.ReLU(), nn.Conv1d(small, middle, 1))
+        self.second_conv = nn.Sequential(nn.Conv1d(2 * middle, large, 1), nn.BatchNorm1d(large),
+                                         nn.ReLU(), nn.Conv1d(large, dim, 1))
 
     def forward(self,
         offsets: torch.Tensor,  # (G,S,3) of the points from their centre
     ) -> torch.Tensor:          # (G,dim)
         "One token for each group."
-        parts, local = offsets.split(max(1, self.chunk // offsets.shape[1])), self._local(offsets)
+        parts = offsets.split(max(1, self.chunk // offsets.shape[1]))     # some groups at a time
+        local = self._local(offsets)
         summary, weight, bias = self._summary(parts, local)
-        shared, own = weight.to(offsets.dtype).chunk(2, 1)                # the columns that meet g, and those that meet l
-        group = F.linear(summary, shared, bias.to(offsets.dtype))         # once for each group, not for each point
-        last, tokens = self.second_conv[3], []
-        for part, g in zip(parts, group.split(len(parts[0]))):
-            hidden = F.relu_(F.linear(local(part), own) + g[:, None])
-            tokens.append(F.linear(hidden, last.weight[..., 0]).amax(1) + last.bias)
-        return torch.cat(tokens)
+        return self._tokens(parts, local, summary, weight.to(offsets.dtype), bias.to(offsets.dtype))
 
-# %% ../../nbs/features/02_points.ipynb #c61042f8
+# %% ../../nbs/features/02_points.ipynb #a9d2ac3f
 def _local(self, offsets):
     "The first half as a function: (g,S,3) offsets -> (g,S,middle), one vector for each point."
-    if self.batch_statistics:
-        flat = offsets.reshape(-1, 3).float()
-        weight, bias = folded(*self.first_conv[:2], flat.mean(0), torch.cov(flat.T, correction=0))
-    else: weight, bias = folded_running(*self.first_conv[:2])
-    weight, bias, last = weight.to(offsets.dtype), bias.to(offsets.dtype), self.first_conv[3]
+    flat, statistics = offsets.reshape(-1, 3).float(), ()
+    if self.batch_statistics: statistics = flat.mean(0), torch.cov(flat.T, correction=0)
+    weight, bias = (t.to(offsets.dtype) for t in folded(*self.first_conv[:2], *statistics))
+    last = self.first_conv[3]
     return lambda part: F.linear(F.relu_(F.linear(part, weight, bias)), last.weight[..., 0], last.bias)
 
 
 def _summary(self, parts, local):
-    "The maximum of each group, and weight and bias of the folded third layer."
+    "The first round: the maximum g of each group, and weight and bias of the folded third layer."
     largest, means, square = [], [], 0
     for part in parts:
         l = local(part)
         largest.append(l.amax(1))
-        if not self.batch_statistics: continue
-        l = l.float()
-        means.append(l.mean(1))
-        square = square + torch.einsum("gsa,gsb->ab", l, l) / l.shape[1]
-    largest = torch.cat(largest)
-    if not self.batch_statistics: return largest, *folded_running(*self.second_conv[:2])
-    g, l = largest.float(), torch.cat(means)
-    second = torch.cat([torch.cat([g.T @ g, g.T @ l], 1), torch.cat([l.T @ g, square], 1)]) / len(g)  # mean of u u^T
-    mean = torch.cat([g, l], 1).mean(0)
-    return largest, *folded(*self.second_conv[:2], mean, second - mean[:, None] * mean)
+        if self.batch_statistics:
+            l = l.float()
+            means.append(l.mean(1))
+            square = square + torch.einsum("gsa,gsb->ab", l, l) / l.shape[1]  # sum over the groups of the mean of l l^T
+    g, statistics = torch.cat(largest), ()
+    if self.batch_statistics: statistics = _joint_statistics(g.float(), torch.cat(means), square / len(g))
+    return g, *folded(*self.second_conv[:2], *statistics)
+
+# %% ../../nbs/features/02_points.ipynb #35a6d3c4
+def _tokens(self, parts, local, summary, weight, bias):
+    "The second round: third layer, relu, fourth layer and the maximum over each group."
+    for_group, for_point = weight.chunk(2, 1)                       # A and B
+    shared = F.linear(summary, for_group, bias)
+    last, tokens = self.second_conv[3], []
+    for part, of_group in zip(parts, shared.split(len(parts[0]))):
+        hidden = F.relu_(F.linear(local(part), for_point) + of_group[:, None])
+        tokens.append(F.linear(hidden, last.weight[..., 0]).amax(1) + last.bias)  # max(y) + b is max(y + b)
+    return torch.cat(tokens)
 
 
-GroupEncoder._local, GroupEncoder._summary = _local, _summary
+GroupEncoder._local, GroupEncoder._summary, GroupEncoder._tokens = _local, _summary, _tokens
 
 # %% ../../nbs/features/02_points.ipynb #1735cb28
 class Attention(nn.Module):
@@ -227,7 +231,7 @@ class Block(nn.Module):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 
-# %% ../../nbs/features/02_points.ipynb #7ac0ee32
+# %% ../../nbs/features/02_points.ipynb #350d3fc1
 class PointMAE(nn.Module):
     "Point-MAE's encoder: a token for each group, transformer blocks, features after three of them."
     def __init__(self,
@@ -235,15 +239,16 @@ class PointMAE(nn.Module):
         heads: int = 6,                # attention heads
         depth: int = 12,               # blocks
         groups: int = 1024,            # groups that a cloud should be cut into
-        group_size: int = 128,         # points in each group
+        group_size: int = 128,         # points in each group; CFM's code 128, the papers 32
         batch_statistics: bool = True, # see GroupEncoder
     ):
         super().__init__()
         self.groups, self.group_size = groups, group_size
-        self.taps = {12: (3, 7, 11), 8: (1, 4, 7), 4: (1, 2, 3)}.get(depth, (depth - 1,))  # blocks that are read, from 0
+        self.taps = {12: (3, 7, 11), 8: (1, 4, 7), 4: (1, 2, 3)}.get(depth, (depth - 1,))  # blocks to read
         self.encoder = GroupEncoder(dim, batch_statistics)
         self.pos_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, dim))
-        self.blocks = nn.ModuleDict({"blocks": nn.ModuleList([Block(dim, heads) for _ in range(depth)])})  # named as published
+        blocks = nn.ModuleList([Block(dim, heads) for _ in range(depth)])
+        self.blocks = nn.ModuleDict({"blocks": blocks})                    # the published names are blocks.blocks.0 ...
         self.norm = nn.LayerNorm(dim)
 
     def forward(self,
@@ -300,7 +305,7 @@ class PointEncoder(nn.Module):
         self.model = model.requires_grad_(False)
         self.to(device=pick_device(device), dtype=dtype).eval()
 
-# %% ../../nbs/features/02_points.ipynb #2717cfd8
+# %% ../../nbs/features/02_points.ipynb #63074bbf
 def encode(self,
     points: torch.Tensor,  # (N,3), metres for metric data
 ) -> tuple:                # centers (G,3) and features (G,dim), float32, on the encoder's device
@@ -314,7 +319,8 @@ def encode(self,
 def fingerprint(self) -> str:
     "16 hexadecimal digits that change with any weight, with the grouping and with the kind of statistics."
     state = {name: value.reshape(-1).view(torch.uint8) for name, value in self.model.state_dict().items()}
-    return content_hash(self.name, self.groups, self.group_size, self.model.encoder.batch_statistics, self.model.taps, state)
+    kind = self.model.encoder.batch_statistics
+    return content_hash(self.name, self.groups, self.group_size, kind, self.model.taps, state)
 
 
 PointEncoder.encode, PointEncoder.fingerprint = encode, property(fingerprint)
@@ -339,7 +345,7 @@ def group_counts(
     "In how many groups each point is."
     return torch.bincount(knn(centers, points, group_size)[1].flatten(), minlength=len(points))
 
-# %% ../../nbs/features/02_points.ipynb #0280ff4a
+# %% ../../nbs/features/02_points.ipynb #9b7adcbb
 class GroupsPanel:
     "Number and size of the groups, and the cloud coloured by how often each point is seen."
     def __init__(self,
@@ -361,7 +367,7 @@ class GroupsPanel:
         self.refresh()
 
     def refresh(self, change=None):
-        "Count anew and recolour. The first centres of a longer choice are the shorter choice, so sampling is done once."
+        "Count anew and recolour. A shorter choice is the beginning of a longer one, so sampling is done once."
         self.counts = group_counts(self.points, self.points[self.order[:self.groups.value]], self.size.value)
         self.drawn.attribute = self.counts.float().numpy()
         seen, often = (self.counts > 0).float().mean(), self.counts.float().mean()
