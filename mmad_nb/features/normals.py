@@ -28,7 +28,7 @@ def window_sums(
     kernels = torch.stack([step[None] ** a * step[:, None] ** b for a, b in powers])[:, None]  # (P,1,window,window)
     return F.conv2d(maps[:, None], kernels.to(maps.device), padding=window // 2).transpose(0, 1)
 
-# %% ../../nbs/features/05_normals.ipynb #c9fce19b
+# %% ../../nbs/features/05_normals.ipynb #92d340ef
 def surface_normals(
     xyz: torch.Tensor,    # (3,H,W) positions in the sensor frame
     valid: torch.Tensor,  # (H,W) bool: measured
@@ -41,7 +41,7 @@ def surface_normals(
                         "xyz (3,H,W), valid (H,W) and an odd window of at least 3",
                         "Channels come first; use a window of 3, 5, 7 ...")
     seen = valid.float()[None]
-    middle = (xyz * seen).sum((1, 2), keepdim=True) / seen.sum().clamp(min=1)  # without it numbers are small, and round less
+    middle = (xyz * seen).sum((1, 2), keepdim=True) / seen.sum().clamp(min=1)  # near 0, less rounding
     n, u, v, uu, uv, vv = window_sums(seen, window, [(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)])[:, 0]
     planar = (n * uu - u * u) * (n * vv - v * v) - (n * uv - u * v) ** 2 > 0.5  # whole numbers: 0 or at least 1
     p, up, vp = window_sums((xyz - middle) * seen, window, [(0, 0), (1, 0), (0, 1)])
@@ -49,7 +49,7 @@ def surface_normals(
     normal = normal * torch.where((normal * xyz).sum(0) > 0, -1.0, 1.0)        # towards the origin
     return normal * (valid & planar)
 
-# %% ../../nbs/features/05_normals.ipynb #8d42c4fc
+# %% ../../nbs/features/05_normals.ipynb #5b2b07e5
 def cloud_normals(
     points: torch.Tensor,                    # (N,3)
     k: int = 16,                             # neighbours, the point itself included; at least 3
@@ -59,7 +59,8 @@ def cloud_normals(
     "Normals of a cloud without a grid: the direction in which each neighbourhood is thinnest."
     points = torch.as_tensor(points).float()
     if k < 3:
-        raise DataError("cloud_normals", f"k = {k}", "at least 3 neighbours, which span a plane", "Use k between 8 and 30.")
+        raise DataError("cloud_normals", f"k = {k}", "at least 3 neighbours, which span a plane",
+                        "Use k between 8 and 30.")
     neighbours, normals = knn(points, points, k)[1], []
     for some in neighbours.split(chunk):
         offset = points[some] - points[some].mean(1, keepdim=True)                  # (chunk,k,3)

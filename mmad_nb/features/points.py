@@ -345,7 +345,7 @@ def group_counts(
     "In how many groups each point is."
     return torch.bincount(knn(centers, points, group_size)[1].flatten(), minlength=len(points))
 
-# %% ../../nbs/features/02_points.ipynb #9b7adcbb
+# %% ../../nbs/features/02_points.ipynb #2a1d62d4
 class GroupsPanel:
     "Number and size of the groups, and the cloud coloured by how often each point is seen."
     def __init__(self,
@@ -359,8 +359,8 @@ class GroupsPanel:
         self.size = W.SelectionSlider(options=[8, 16, 32, 64, 128], value=32, description="group size")
         self.label, self.plot = W.Label(), k3d.plot(height=340, grid_visible=False, menu_visibility=False)
         spacing = knn(points[:1000], points, 2)[0][:, 1].median().item()
-        self.drawn = k3d.points(points.numpy() * [1, -1, -1], point_size=1.5 * spacing, shader="flat", attribute=np.zeros(len(points)),
-                                color_map=k3d.matplotlib_color_maps.Viridis, color_range=[0, 6])
+        colours = dict(attribute=np.zeros(len(points)), color_map=k3d.matplotlib_color_maps.Viridis, color_range=[0, 6])
+        self.drawn = k3d.points(points.numpy() * [1, -1, -1], point_size=1.5 * spacing, shader="flat", **colours)
         self.plot += self.drawn
         for control in (self.groups, self.size): control.observe(self.refresh, "value")
         self.box = W.VBox([W.HBox([self.groups, self.size]), self.label, self.plot])
