@@ -46,7 +46,7 @@ def unit(
     v = np.asarray(v, np.float32)
     return v / np.sqrt(dot(v, v))
 
-# %% ../../nbs/data/01c_camera.ipynb #f763c7b9
+# %% ../../nbs/data/01c_camera.ipynb #14c50565
 @dataclass(frozen=True)
 class Setup:
     "What changes from one capture to the next although object and camera are good."
@@ -64,18 +64,20 @@ def draw_setup(
     rng = np.random.default_rng([seed, 4])
     normal = unit([rng.uniform(-.04, .04), rng.uniform(-.15, -.07), -1])
     light = unit([-.62, -.50, -.80] + rng.normal(0, .03, 3))
-    return Setup(normal, math.radians(rng.uniform(-20, 20)), rng.uniform(-5, 5, 2).astype(np.float32), rng.uniform(.95, 1.04), light)
+    angle = math.radians(rng.uniform(-20, 20))
+    shift = rng.uniform(-5, 5, 2).astype(np.float32)
+    return Setup(normal, angle, shift, rng.uniform(.95, 1.04), light)
 
-# %% ../../nbs/data/01c_camera.ipynb #439e7311
+# %% ../../nbs/data/01c_camera.ipynb #e0eb19fb
 def table_coordinates(
     rays: np.ndarray,     # (3,H,W)
     normal: np.ndarray,   # (3,) of the table
 ) -> np.ndarray:          # (2,H,W) mm on the table, origin on the optical axis
     "Where each ray meets the table."
-    e1 = unit(np.array([1, 0, 0]) - normal[0] * normal)
-    e2 = np.cross(e1, normal).astype(np.float32)
+    e1 = unit(np.array([1, 0, 0]) - normal[0] * normal)  # the camera's x axis, laid onto the table
+    e2 = np.cross(e1, normal).astype(np.float32)         # about the camera's y axis
     hit = rays * (normal[2] * np.float32(DISTANCE) / dot(normal, rays))
-    hit[2] -= DISTANCE
+    hit[2] -= DISTANCE  # the origin of the table lies on the optical axis
     return 1000 * np.stack([dot(e1, hit), dot(e2, hit)])
 
 # %% ../../nbs/data/01c_camera.ipynb #3539353a
@@ -97,15 +99,16 @@ def lift(
     "The points on the rays that stand `height` above the table."
     return rays * ((normal[2] * np.float32(DISTANCE) + height / 1000) / dot(normal, rays))
 
-# %% ../../nbs/data/01c_camera.ipynb #841e323f
+# %% ../../nbs/data/01c_camera.ipynb #283bb24f
 def grid_normals(
     xyz: np.ndarray,   # (3,H,W)
 ) -> np.ndarray:       # (3,H,W) unit length, towards the camera
     "Normals from the cross product of the grid's two directions."
     a, b = np.gradient(xyz, axis=(1, 2))  # down, right
-    return unit(np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]))
+    cross = [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+    return unit(np.stack(cross))
 
-# %% ../../nbs/data/01c_camera.ipynb #1423e8e1
+# %% ../../nbs/data/01c_camera.ipynb #e016766d
 def shadow(
     height: np.ndarray,   # (H,W) mm
     light: np.ndarray,    # (3,) unit direction towards the lamp
@@ -118,20 +121,21 @@ def shadow(
     blocked = np.zeros_like(height)
     for far in np.linspace(1.5, height.max() / climb, 14).tolist():  # mm
         dx, dy = (round(far * float(c) / level / pitch) for c in light[:2])
-        ahead = np.roll(height, (-dy, -dx), (0, 1))
+        ahead = np.roll(height, (-dy, -dx), (0, 1))  # the height `far` mm nearer the lamp; wraps round
         blocked = np.maximum(blocked, ahead - height - far * climb)
     return gaussian_filter(np.clip(blocked / softness, 0, 1), .8 / pitch)
 
-# %% ../../nbs/data/01c_camera.ipynb #4d2f1b52
+# %% ../../nbs/data/01c_camera.ipynb #d9255e53
 def occlusion(
     height: np.ndarray,  # (H,W) mm
 ) -> np.ndarray:         # (H,W) in (0,1]; 1 where the whole sky is seen
     "How much of the sky a pixel sees: less where its neighbourhood stands higher."
     pitch = 1000 * FIELD / len(height)
-    above = sum(np.maximum(gaussian_filter(height, s / pitch, truncate=2.5) - height, 0) / s for s in (2.0, 7.0))
+    mean = lambda mm: gaussian_filter(height, mm / pitch, truncate=2.5)  # the height around a pixel
+    above = sum(np.maximum(mean(s) - height, 0) / s for s in (2.0, 7.0))  # near and farther neighbours
     return 1 / (1 + .8 * above)
 
-# %% ../../nbs/data/01c_camera.ipynb #0f31b55b
+# %% ../../nbs/data/01c_camera.ipynb #27dc17ac
 def photograph(
     surface: Surface,       # what lies on the table, table included
     xyz: np.ndarray,        # (3,H,W) metres
@@ -147,10 +151,10 @@ def photograph(
     room = .55 + .45 * np.sin(5 * mirrored[0] - 6 * mirrored[1] + .9)  # bright and dark walls
     metal = surface.metal * (surface.gloss > .5)
     light_in = (.42 * sky + .85 * lambert) * (1 - .65 * metal) + metal * room * sky
-    image = surface.color ** 2.2 * light_in + .30 * highlight      # pixel values are not proportional to light: gamma 2.2
+    image = surface.color ** 2.2 * light_in + .30 * highlight
     return np.clip(image, 0, 1) ** (1 / 2.2)
 
-# %% ../../nbs/data/01c_camera.ipynb #75b47e12
+# %% ../../nbs/data/01c_camera.ipynb #8e20ee43
 NOISE = 1e-4       # metres, standard deviation of the depth of a table pixel
 STEP = 2.0 ** -13  # metres (0.12 mm): the sensor's last digit
 
@@ -164,6 +168,7 @@ def measure(
     facing = np.clip(-dot(grid_normals(xyz), unit(xyz)), .05, 1)  # cosine of the angle under which we look
     sigma = NOISE * (xyz[2] / DISTANCE) ** 2 / np.sqrt(facing)
     noisy = xyz * (1 + rng.standard_normal(facing.shape, np.float32) * sigma / xyz[2])
+    # the chance to lose a pixel: always a little, more where it is steep, and where glare makes all channels white
     lost = .002 + .9 * (facing < .22) + .25 * (facing < .4) + .5 * (rgb.min(0) > .97)
     valid = rng.random(facing.shape, np.float32) >= lost
     return (np.round(noisy / STEP) * STEP * valid).astype(np.float32), valid

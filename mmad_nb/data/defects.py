@@ -46,7 +46,7 @@ def choose_place(
     k = np.random.default_rng([seed, 2]).integers(len(row))
     return float(grid[column[k]]), float(grid[row[k]])
 
-# %% ../../nbs/data/01b_defects.ipynb #17e30f33
+# %% ../../nbs/data/01b_defects.ipynb #9cff4646
 def line_distance(
     u: np.ndarray,     # (H,W) mm
     v: np.ndarray,     # (H,W) mm
@@ -60,7 +60,8 @@ def line_distance(
         t = np.clip(((u - a[0]) * d[0] + (v - a[1]) * d[1]) / (d @ d), 0, 1)
         distance = np.hypot(u - a[0] - t * d[0], v - a[1] - t * d[1])
         closer = distance < nearest
-        nearest, where = np.where(closer, distance, nearest), np.where(closer, (k + t) / (len(path) - 1), where)
+        nearest = np.where(closer, distance, nearest)
+        where = np.where(closer, (k + t) / (len(path) - 1), where)  # each segment counts as much as the others
     return nearest, where
 
 # %% ../../nbs/data/01b_defects.ipynb #7f201947
@@ -88,7 +89,7 @@ def list_defects(
         raise unknown_name("kind of defect", kind, list(_kinds))
     return list(_kinds[kind])
 
-# %% ../../nbs/data/01b_defects.ipynb #b5dd6dac
+# %% ../../nbs/data/01b_defects.ipynb #368070d9
 def add_defect(
     surface: Surface,              # the flawless object
     name: str,                     # a defect, or "good" for none
@@ -110,17 +111,18 @@ def add_defect(
     u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
     change = {k: f for kind in _kinds.values() for k, f in kind.items()}[name]
     changed = change(surface, u, v, strength, extent, rng)
-    body = surface.height > 0
+    body = surface.height > 0  # where there was no object, there is none now
     height = np.where(body, np.maximum(changed.height, 0), surface.height).astype(np.float32)
     color = np.where(body, np.clip(changed.color, 0, 1), surface.color).astype(np.float32)
     return replace(changed, height=height, color=color, gloss=changed.gloss.astype(np.float32))
 
-# %% ../../nbs/data/01b_defects.ipynb #ec2e3ef4
+# %% ../../nbs/data/01b_defects.ipynb #2004009e
 @defect("geometry")
 def dent(surface, u, v, strength, extent, rng):
     "A soft hollow, 4 mm deep and 24 mm wide at strength and extent 1."
     d = np.hypot(u, 1.2 * v) * (1 + .15 * noise(u, v, 9, rng))
-    return replace(surface, height=np.maximum(surface.height - 4 * strength * ramp(12 * extent, 0, d), np.minimum(surface.height, .5)))
+    sunk = surface.height - 4 * strength * ramp(12 * extent, 0, d)
+    return replace(surface, height=np.maximum(sunk, np.minimum(surface.height, .5)))  # 0.5 mm are left: no hole
 
 # %% ../../nbs/data/01b_defects.ipynb #695e23f4
 @defect("geometry")
@@ -136,25 +138,28 @@ def hole(surface, u, v, strength, extent, rng):
     d = np.hypot(u, v) * (1 + .12 * noise(u, v, 6, rng))
     return replace(surface, height=surface.height - 7 * strength * ramp(9 * extent, 4.5 * extent, d))
 
-# %% ../../nbs/data/01b_defects.ipynb #54b25044
+# %% ../../nbs/data/01b_defects.ipynb #b01e48b5
 @defect("colour")
 def stain(surface, u, v, strength, extent, rng):
     "A dark, dull blot with a ragged edge, 26 mm wide."
     d = np.hypot(u, 1.3 * v) * (1 + .35 * noise(u, v, 7, rng))
     soaked = ramp(13 * extent, 9 * extent, d) * (.8 + .2 * noise(u, v, 3, rng))
-    return replace(surface, color=mix(surface.color, (.16, .10, .07), .75 * strength * soaked), gloss=surface.gloss * (1 - .7 * soaked))
+    color = mix(surface.color, (.16, .10, .07), .75 * strength * soaked)
+    return replace(surface, color=color, gloss=surface.gloss * (1 - .7 * soaked))
 
-# %% ../../nbs/data/01b_defects.ipynb #a794ebca
+# %% ../../nbs/data/01b_defects.ipynb #589b24d3
 @defect("colour")
 def contamination(surface, u, v, strength, extent, rng):
-    "Five to eight specks of a foreign colour within 30 mm."
-    count, paint = rng.integers(5, 9), ((.05, .55, .62), (.55, .12, .55), (.20, .62, .25))[rng.integers(3)]
-    centres, radii = rng.normal(0, 6.5 * extent, (count, 2)), rng.uniform(1.6, 3.2, count) * extent ** .5
-    centres[0] = 0
+    "Five to eight specks of a foreign colour, most of them within 30 mm."
+    count = rng.integers(5, 9)
+    paint = ((.05, .55, .62), (.55, .12, .55), (.20, .62, .25))[rng.integers(3)]
+    centres = rng.normal(0, 6.5 * extent, (count, 2))
+    radii = rng.uniform(1.6, 3.2, count) * extent ** .5
+    centres[0] = 0  # one speck in the middle, so that there is always something on the object
     specks = np.max([ramp(r + .4, r - .4, np.hypot(u - a, v - b)) for (a, b), r in zip(centres, radii)], 0)
     return replace(surface, color=mix(surface.color, paint, .9 * strength * specks))
 
-# %% ../../nbs/data/01b_defects.ipynb #0cc5ebb1
+# %% ../../nbs/data/01b_defects.ipynb #2b371ccc
 @defect("both")
 def scratch(surface, u, v, strength, extent, rng):
     "A shallow, slightly bent groove with bright edges, 44 mm long and 3 mm wide."
@@ -163,26 +168,28 @@ def scratch(surface, u, v, strength, extent, rng):
     d, along = line_distance(u, v, path)
     groove = ramp(1.6, .4, d / np.maximum(dome(2 * along - 1) ** .5, .1))
     raw = .45 * surface.color + .55  # fresh material is paler than a skin, crust, coat or weathered metal
-    return replace(surface, height=surface.height - 1.3 * strength * groove, color=mix(surface.color, raw, .8 * strength * groove))
+    color = mix(surface.color, raw, .8 * strength * groove)
+    return replace(surface, height=surface.height - 1.3 * strength * groove, color=color)
 
-# %% ../../nbs/data/01b_defects.ipynb #5a82b8ec
+# %% ../../nbs/data/01b_defects.ipynb #698b53ce
 @defect("both")
 def crack(surface, u, v, strength, extent, rng):
     "A jagged, dark gap with a side branch, 46 mm long and 6 mm deep."
     t = np.linspace(-1, 1, 9)
     path = np.stack([23 * extent * t, rng.normal(0, 2.6, 9) * extent**.5], 1)
-    branch = path[4] + np.outer([0, .5, 1], [9, 12 * rng.choice([-1, 1])]) * extent + rng.normal(0, 1, (3, 2)) * [[0], [1], [1]]
+    tip = np.array([9, 12 * rng.choice([-1, 1])]) * extent  # of the branch, which leaves the crack in its middle
+    branch = path[4] + np.outer([0, .5, 1], tip) + rng.normal(0, 1, (3, 2)) * [[0], [1], [1]]
     d, along = line_distance(u, v, path)
     side, out = line_distance(u, v, branch)
-    gap = np.maximum(ramp(1.9, .6, d / np.maximum(dome(2 * along - 1), .4)), ramp(1.5, .5, side / np.maximum(1 - out, .4)))
-    return replace(surface, height=surface.height - 6 * strength * gap, color=mix(surface.color, .3 * surface.color, strength * gap))
+    main = ramp(1.9, .6, d / np.maximum(dome(2 * along - 1), .4))
+    gap = np.maximum(main, ramp(1.5, .5, side / np.maximum(1 - out, .4)))
+    color = mix(surface.color, .3 * surface.color, strength * gap)
+    return replace(surface, height=surface.height - 6 * strength * gap, color=color)
 
-# %% ../../nbs/data/01b_defects.ipynb #e8975730
+# %% ../../nbs/data/01b_defects.ipynb #c47c815b
 class DefectPanel:
     "Damage one object with sliders; its preview, the mask beside it and the mask's area."
-    def __init__(self,
-        category: str = "bracket",  # the object to damage
-    ):
+    def __init__(self, category: str = "bracket"):  # the object to damage
         import ipywidgets as W
         self.category = category
         self.defect = W.Dropdown(options=list_defects(), description="defect")
@@ -197,10 +204,11 @@ class DefectPanel:
 
     def refresh(self, change=None):
         "Damage the object anew and show it."
-        x, y = np.meshgrid(*2 * [np.linspace(-60, 60, 240, dtype=np.float32)])
+        steps = np.linspace(-60, 60, 240, dtype=np.float32)
+        x, y = np.meshgrid(steps, steps)
         seed = self.seed.value
-        good = build_surface(self.category, x, y, seed)
-        bad = add_defect(good, self.defect.value, x, y, choose_place(self.category, seed), self.strength.value, self.extent.value, seed)
+        good, place = build_surface(self.category, x, y, seed), choose_place(self.category, seed)
+        bad = add_defect(good, self.defect.value, x, y, place, self.strength.value, self.extent.value, seed)
         self.mask = defect_mask(good, bad)
         self.photo.value = png_bytes(np.hstack([picture(bad), np.repeat(self.mask[..., None] * np.uint8(255), 3, 2)]))
         self.label.value = f"mask: {self.mask.mean() * 14400:.0f} mm2"

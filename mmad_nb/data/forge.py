@@ -37,7 +37,7 @@ def on_table(
     body = surface.height > 0
     return replace(surface, color=np.where(body, surface.color, cloth), gloss=surface.gloss * body)
 
-# %% ../../nbs/data/02_forge.ipynb #609a5a5b
+# %% ../../nbs/data/02_forge.ipynb #44e5c7f4
 def forge_sample(
     category: str,          # one of `list_categories()`
     defect: str = "good",   # "good" or one of `list_defects()`
@@ -46,8 +46,8 @@ def forge_sample(
     seed: int = 0,          # which individual, pose and defect place
     size: int = 256,        # pixels along each edge
 ) -> Sample:
-    "Forge one capture. The same seed with another defect gives the same object: its flawless twin differs by the defect alone."
-    setup, rays, rng = draw_setup(seed), view_rays(size), np.random.default_rng([seed, 6])
+    "Forge one capture. The same seed gives the same object with every defect, and thus flawless twins."
+    setup, rays, rng = draw_setup(seed), view_rays(size), np.random.default_rng([seed, 6])  # 6: the sensor's noise
     table = table_coordinates(rays, setup.normal)
     x, y = object_coordinates(table, setup)
     good = build_surface(category, x, y, seed)
@@ -55,12 +55,12 @@ def forge_sample(
     bad = add_defect(good, defect, x, y, place, strength, extent, seed)
     scene = on_table(replace(bad, height=bad.height * setup.scale), table, seed)
     xyz = lift(rays, setup.normal, scene.height)
-    photo = gaussian_filter(photograph(scene, xyz, setup.light), (0, .55, .55), output=np.float32)
+    photo = gaussian_filter(photograph(scene, xyz, setup.light), (0, .55, .55), output=np.float32)  # the lens
     measured, valid = measure(xyz, photo, rng)
     rgb = np.clip(photo + np.float32(.006) * rng.standard_normal(photo.shape, np.float32), 0, 1)
     return Sample(rgb, measured, valid, defect_mask(good, bad), category, defect, f"{category}/{defect}/{seed}")
 
-# %% ../../nbs/data/02_forge.ipynb #d0d272ab
+# %% ../../nbs/data/02_forge.ipynb #aeca2b41
 MANIFEST = "manifest.json"
 
 
@@ -77,8 +77,9 @@ def plan(
                 stream = np.random.SeedSequence([seed, *f"{category}/{split}/{kind}".encode()])
                 for k, child in enumerate(stream.spawn(count)):
                     rng = np.random.default_rng(child)
-                    entries.append(dict(category=category, split=split, defect=kind, name=f"{k:03d}", seed=int(rng.integers(2**31)),
-                                        strength=round(rng.uniform(.8, 1.5), 2), extent=round(rng.uniform(.8, 1.4), 2)))
+                    entries.append(dict(category=category, split=split, defect=kind, name=f"{k:03d}",
+                                        seed=int(rng.integers(2**31)), strength=round(rng.uniform(.8, 1.5), 2),
+                                        extent=round(rng.uniform(.8, 1.4), 2)))
     return entries
 
 # %% ../../nbs/data/02_forge.ipynb #4cace01e
@@ -107,7 +108,7 @@ def write_capture(
         with written_beside(files["gt"]) as path:
             Image.fromarray(sample.mask.astype(np.uint8) * 255).save(path)
 
-# %% ../../nbs/data/02_forge.ipynb #ce7e4583
+# %% ../../nbs/data/02_forge.ipynb #d8c72eff
 def claim(
     root: Path,      # folder to write into
     manifest: dict,  # what will be written; "made_by" and the relative "files" are needed
@@ -121,7 +122,8 @@ def claim(
         except (OSError, ValueError):
             pass
         if old.get("made_by") != manifest["made_by"]:
-            raise DataError(root, "files that the forge did not write", "an empty folder, a new one, or one of an earlier forge",
+            raise DataError(root, "files that the forge did not write",
+                            "an empty folder, a new one, or one of an earlier forge",
                             "Choose another folder; nothing was changed.")
     for path in ((root / name).resolve() for name in old.get("files", [])):
         if path.is_relative_to(root.resolve()):
@@ -129,7 +131,7 @@ def claim(
     with written_beside(root / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=1))
 
-# %% ../../nbs/data/02_forge.ipynb #93a10a88
+# %% ../../nbs/data/02_forge.ipynb #30df033d
 def forge(
     root: str | Path,                     # folder to write into: empty, new, or an earlier forge's own
     categories: list[str] | None = None,  # None for the whole "sample" family
@@ -142,13 +144,15 @@ def forge(
     "Write a small data set in MVTec 3D-AD's layout, and a manifest that says how it was made."
     categories = list_categories("sample") if categories is None else list(categories)
     test = {"good": 4} | dict.fromkeys(list_defects(), 1) if test is None else dict(test)
-    for kind, names, known in (("category", categories, list_categories()), ("defect", test, ["good", *list_defects()])):
+    known_defects = ["good", *list_defects()]
+    for kind, names, known in (("category", categories, list_categories()), ("defect", test, known_defects)):
         for name in set(names) - set(known):
             raise unknown_name(kind, name, known)
     entries = plan(categories, {"train": {"good": train}, "validation": {"good": validation}, "test": test}, seed)
     arguments = dict(categories=categories, train=train, validation=validation, test=test, seed=seed, size=size)
     names = [path.as_posix() for entry in entries for path in files_of(Path(), entry).values()]
-    claim(root, dict(made_by="mmad_nb.data.forge", version=__version__, arguments=arguments, captures=entries, files=names))
+    made = dict(made_by="mmad_nb.data.forge", version=__version__)
+    claim(root, made | dict(arguments=arguments, captures=entries, files=names))
     for entry in progress(entries, "forging"):
         settings = {k: entry[k] for k in ("category", "defect", "strength", "extent", "seed")}
         write_capture(forge_sample(**settings, size=size), files_of(root, entry))
@@ -173,13 +177,13 @@ def depth_image(
     near, far = z[sample.valid].min(), z[sample.valid].max()
     return (sample.valid * (40 + 215 * (far - z) / max(far - near, 1e-9))).clip(0, 255).astype(np.uint8)
 
-# %% ../../nbs/data/02_forge.ipynb #3ec8b39d
+# %% ../../nbs/data/02_forge.ipynb #f34ebddc
 def colored_points(
     sample: Sample,
 ) -> tuple[np.ndarray, np.ndarray]:  # positions (N,3) with y up, colours (N,) uint32 0xRRGGBB, as k3d wants them
     "The measured points of a sample with the colours of its photo."
     cloud = sample.cloud()
-    r, g, b = (cloud.colors.T * 255).astype(np.uint32)
+    r, g, b = (cloud.colors.T * 255).astype(np.uint32)  # one number a colour: 8 bits each for red, green, blue
     return cloud.points * np.float32([1, -1, -1]), (r << 16) + (g << 8) + b
 
 
@@ -193,7 +197,7 @@ def forge_controls() -> dict:
         extent=W.FloatSlider(value=1, min=.4, max=2, step=.1, description="extent"),
         seed=W.IntSlider(value=0, min=0, max=50, description="seed"))
 
-# %% ../../nbs/data/02_forge.ipynb #0d1f8675
+# %% ../../nbs/data/02_forge.ipynb #f6eab377
 class ForgePanel:
     "Forge a sample with named controls (`panel.category`, `panel.defect`, ...): photo, depth and a cloud to turn."
     def __init__(self,
@@ -202,7 +206,7 @@ class ForgePanel:
         import ipywidgets as W
         import k3d
         self.size, self.controls = size, forge_controls()
-        vars(self).update(self.controls)
+        vars(self).update(self.controls)  # self.category, self.defect, ...
         self.photo, self.depth, self.label = W.Image(width=240), W.Image(width=240), W.Label()
         self.points = k3d.points(np.zeros((1, 3), np.float32), point_size=.0012, shader="flat")
         self.plot = k3d.plot(height=320, grid_visible=False, camera_auto_fit=True)

@@ -21,7 +21,7 @@ __all__ = ['CLOUD_DEFECTS', 'CLOUD_NOISE', 'turned', 'tube', 'closed', 'pear0', 
            'list_cloud_categories', 'frame', 'crack_line', 'list_cloud_defects', 'displacement', 'draw_evenly',
            'forge_cloud', 'write_pcd', 'forge_clouds', 'CloudForgePanel']
 
-# %% ../../nbs/data/03_forge_clouds.ipynb #7f71b27d
+# %% ../../nbs/data/03_forge_clouds.ipynb #8a057f14
 def turned(
     u: np.ndarray,       # (N,) in [0,1): turn around the z axis
     radius: np.ndarray,  # (N,) distance from the axis
@@ -39,12 +39,13 @@ def tube(
 ) -> np.ndarray:       # (N,3)
     "Points on a pipe around a curve."
     along = curve(u + 1e-4) - curve(u - 1e-4)
-    side = np.cross(along, [0, 0, 1.0])
+    side = np.cross(along, [0, 0, 1.0])  # level; the curve must not run straight up
     side /= np.linalg.norm(side, axis=1, keepdims=True)
     up = np.cross(side, along / np.linalg.norm(along, axis=1, keepdims=True))
-    return curve(u) + radius * (np.cos(2 * np.pi * v)[:, None] * side + np.sin(2 * np.pi * v)[:, None] * up)
+    turn = 2 * np.pi * v[:, None]
+    return curve(u) + radius * (np.cos(turn) * side + np.sin(turn) * up)
 
-# %% ../../nbs/data/03_forge_clouds.ipynb #0ce98c28
+# %% ../../nbs/data/03_forge_clouds.ipynb #a93ef6f4
 _shapes: dict[str, Callable] = {}
 
 
@@ -72,7 +73,10 @@ def spool0(u, v, rng):
 @closed
 def ring0(u, v, rng):
     "A thick ring."
-    return tube(v, lambda t: np.stack([.75 * np.cos(2 * np.pi * t), .75 * np.sin(2 * np.pi * t), 0 * t], 1), u, rng.uniform(.26, .3))
+    def circle(t):
+        "The ring's middle line."
+        return np.stack([.75 * np.cos(2 * np.pi * t), .75 * np.sin(2 * np.pi * t), 0 * t], 1)
+    return tube(v, circle, u, rng.uniform(.26, .3))
 
 # %% ../../nbs/data/03_forge_clouds.ipynb #521a2a0e
 @closed
@@ -105,13 +109,13 @@ def list_cloud_categories() -> list[str]:
     "Names of the closed shapes."
     return list(_shapes)
 
-# %% ../../nbs/data/03_forge_clouds.ipynb #37747f87
+# %% ../../nbs/data/03_forge_clouds.ipynb #37d8ae9d
 def frame(
     surface: Callable,  # (u, v) -> (N,3)
     u: np.ndarray,      # (N,)
     v: np.ndarray,      # (N,)
     step: float = 1e-4,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # points (N,3), outward unit normals (N,3), area per unit of u and v (N,)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # points (N,3), outward unit normals (N,3), area per u and v (N,)
     "Points of a closed surface with normals and areas, from differences."
     p, low, high = surface(u, v), np.clip(v - step, 0, 1), np.clip(v + step, 0, 1)
     a = (surface(u + step, v) - surface(u - step, v)) / (2 * step)
@@ -121,7 +125,7 @@ def frame(
     outward = np.sign((p * n).sum()) or 1.0
     return p, outward * n / np.maximum(area, 1e-12)[:, None], area
 
-# %% ../../nbs/data/03_forge_clouds.ipynb #e403fe73
+# %% ../../nbs/data/03_forge_clouds.ipynb #765a7204
 def crack_line(
     surface: Callable,  # (u, v) -> (N,3)
     u: float,           # where it starts
@@ -138,7 +142,8 @@ def crack_line(
         dv = np.linalg.norm(surface(here[0], np.clip(here[1] + 1e-3, 0, 1)) - p) / 1e-3
         line.append(p[0])
         angle += rng.normal(0, .3)
-        u, v = u + np.cos(angle) * length / 48 / max(du, .3), np.clip(v + np.sin(angle) * length / 48 / max(dv, .3), .02, .98)
+        u = u + np.cos(angle) * length / 48 / max(du, .3)  # 48 steps; near a pole du is small, so none too large
+        v = np.clip(v + np.sin(angle) * length / 48 / max(dv, .3), .02, .98)
     return np.stack(line)
 
 
@@ -149,7 +154,7 @@ def list_cloud_defects() -> list[str]:
     "Names of the defects of clouds."
     return list(CLOUD_DEFECTS)
 
-# %% ../../nbs/data/03_forge_clouds.ipynb #509c2de7
+# %% ../../nbs/data/03_forge_clouds.ipynb #fa9f2bc0
 def displacement(
     points: np.ndarray,   # (N,3) of the flawless surface
     normals: np.ndarray,  # (N,3)
@@ -165,7 +170,8 @@ def displacement(
         move = -.10 * ramp(.05, .02, cKDTree(line).query(points)[0])
     else:
         d = np.linalg.norm(points - line[0], axis=1) / extent
-        move = {"bulge": .12 * ramp(.32, 0, d), "concavity": -.12 * ramp(.32, 0, d), "hole": -.22 * ramp(.15, .11, d)}[defect]
+        soft, steep = ramp(.32, 0, d), ramp(.15, .11, d)
+        move = {"bulge": .12 * soft, "concavity": -.12 * soft, "hole": -.22 * steep}[defect]
     same_side = ramp(0, .3, normals @ facing) if defect != "crack" else 1
     return strength * move * same_side
 
@@ -184,7 +190,7 @@ def draw_evenly(
     chosen = rng.choice(len(u), count, replace=False, p=area / area.sum())
     return u[chosen], v[chosen], points[chosen], normals[chosen]
 
-# %% ../../nbs/data/03_forge_clouds.ipynb #e49c2090
+# %% ../../nbs/data/03_forge_clouds.ipynb #37710d42
 def forge_cloud(
     category: str,          # one of `list_cloud_categories()`
     defect: str = "good",   # "good" or one of `list_cloud_defects()`
@@ -198,7 +204,9 @@ def forge_cloud(
     if defect not in ("good", *CLOUD_DEFECTS): raise unknown_name("defect", defect, ["good", *CLOUD_DEFECTS])
     flawless = lambda u, v: _shapes[category](u, v, np.random.default_rng([seed, 1]))
     rng = np.random.default_rng([seed, 2])
-    u, v, middle, facing = draw_evenly(flawless, 1, rng)
+    u, v, middle, _ = draw_evenly(flawless, 1, rng)
+    many = np.random.default_rng(0).random((2, 2000))  # `frame` needs many points to know which way is outward
+    facing = frame(flawless, np.append(u, many[0]), np.append(v, many[1]))[1]
     line = crack_line(flawless, u[0], v[0], .8 * extent, rng) if defect == "crack" else middle
     def damaged(u, v):
         "Points of the damaged surface, and how far each was moved."
@@ -206,9 +214,9 @@ def forge_cloud(
         amount = displacement(p, n, defect, line, facing[0], strength, extent) if defect != "good" else np.zeros(len(u))
         return p + amount[:, None] * n, amount
     u, v, p, n = draw_evenly(lambda u, v: damaged(u, v)[0], points, rng)
-    p = p + rng.normal(0, CLOUD_NOISE, p.shape)
-    return Cloud(p.astype(np.float32), n.astype(np.float32), np.abs(damaged(u, v)[1]) > 5 * CLOUD_NOISE, category=category,
-                 defect=defect, id=f"{category}/{defect}/{seed}")
+    p = (p + rng.normal(0, CLOUD_NOISE, p.shape)).astype(np.float32)
+    labels = np.abs(damaged(u, v)[1]) > 5 * CLOUD_NOISE
+    return Cloud(p, n.astype(np.float32), labels, category=category, defect=defect, id=f"{category}/{defect}/{seed}")
 
 # %% ../../nbs/data/03_forge_clouds.ipynb #b2dfe08b
 def write_pcd(
@@ -221,7 +229,7 @@ def write_pcd(
     with written_beside(path) as beside:
         beside.write_bytes(header.encode() + np.asarray(points, "<f4").tobytes())
 
-# %% ../../nbs/data/03_forge_clouds.ipynb #6314aa9b
+# %% ../../nbs/data/03_forge_clouds.ipynb #d9b3a648
 def forge_clouds(
     root: str | Path,                     # folder to write into: empty, new, or an earlier forge's own
     categories: list[str] | None = None,  # None for all
@@ -234,9 +242,12 @@ def forge_clouds(
     categories = list_cloud_categories() if categories is None else list(categories)
     test = {"positive": 2} | dict.fromkeys(CLOUD_DEFECTS, 2) if test is None else dict(test)
     for name in set(categories) - set(_shapes): raise unknown_name("category", name, _shapes)
-    for name in set(test) - {"positive", *CLOUD_DEFECTS}: raise unknown_name("defect", name, ["positive", *CLOUD_DEFECTS])
-    entries = [(c, folder, kind, k) for c in categories for folder, kinds in (("train", {"template": train}), ("test", test)) for kind, count in kinds.items() for k in range(count)]
-    names = [f"{c}/{folder}/{c}_{kind}{k}.pcd" for c, folder, kind, k in entries] + [f"{c}/GT/{c}_{kind}{k}.txt" for c, _, kind, k in entries if kind in CLOUD_DEFECTS]
+    for name in set(test) - {"positive", *CLOUD_DEFECTS}:
+        raise unknown_name("defect", name, ["positive", *CLOUD_DEFECTS])
+    kinds = [("train", "template", train)] + [("test", kind, count) for kind, count in test.items()]
+    entries = [(c, folder, kind, k) for c in categories for folder, kind, count in kinds for k in range(count)]
+    names = [f"{c}/{folder}/{c}_{kind}{k}.pcd" for c, folder, kind, k in entries]
+    names += [f"{c}/GT/{c}_{kind}{k}.txt" for c, _, kind, k in entries if kind in CLOUD_DEFECTS]
     arguments = dict(categories=categories, train=train, test=test, seed=seed, points=points)
     claim(root, dict(made_by="mmad_nb.data.forge_clouds", version=__version__, arguments=arguments, files=names))
     for c, folder, kind, k in progress(entries, "forging"):
@@ -245,7 +256,8 @@ def forge_clouds(
         write_pcd(Path(root) / c / folder / f"{c}_{kind}{k}.pcd", cloud.points)
         if kind in CLOUD_DEFECTS:
             with written_beside(Path(root) / c / "GT" / f"{c}_{kind}{k}.txt") as path:
-                np.savetxt(path, np.column_stack([cloud.points, cloud.labels]), fmt=["%.6f"] * 3 + ["%d"], delimiter=",")
+                table = np.column_stack([cloud.points, cloud.labels])
+                np.savetxt(path, table, fmt=["%.6f"] * 3 + ["%d"], delimiter=",")
     return Path(root)
 
 # %% ../../nbs/data/03_forge_clouds.ipynb #d31e0747
