@@ -18,13 +18,27 @@ from .datasets import CaptureFolders, Entry
 from .sample import Cloud
 
 # %% auto #0
-__all__ = ['KINDS', 'SAME_WORD', 'pcd_header', 'lzf_decompress', 'PCD', 'read_pcd', 'read_labelled_points', 'name_parts',
-           'matching_file', 'defect_name', 'Clouds', 'Real3D', 'AnomalyShapeNet', 'label_colors', 'CloudPanel']
+__all__ = ['KINDS', 'SAME_WORD', 'pcd_header', 'lzf_decompress', 'unpack_colors', 'PCD', 'read_pcd', 'read_labelled_points',
+           'name_parts', 'matching_file', 'defect_name', 'read_cloud', 'Clouds', 'Real3D', 'AnomalyShapeNet',
+           'label_colors', 'CloudPanel']
 
-# %% ../../nbs/data/07_clouds.ipynb #85c95555
+# %% ../../nbs/data/07_clouds.ipynb #14649e36
 KINDS = {"F": "f", "I": "i", "U": "u"}
 
 
+def _header_lines(data):
+    "Keyword -> the words after it, up to DATA if there is such a line; and where the numbers begin."
+    header, start = {"VIEWPOINT": [], "HEIGHT": ["1"]}, 0
+    while "DATA" not in header:
+        end = data.find(b"\n", start)
+        if end < 0: break
+        words = data[start:end].decode("latin1").split("#")[0].split()     # what follows a # is a comment
+        start = end + 1
+        if words: header[words[0].upper()] = words[1:]
+    if "FIELDS" in header: header.setdefault("COUNT", ["1"] * len(header["FIELDS"]))
+    return header, start
+
+# %% ../../nbs/data/07_clouds.ipynb #f1423978
 def pcd_header(
     path,         # PCD file
     data: bytes,  # its first bytes, the header at least
@@ -33,24 +47,23 @@ def pcd_header(
     def refuse(found, expected):
         "Stop with an error about this file."
         raise DataError(path, found, expected, "The file is broken or no PCD: export or download it again.")
-    header, start = {"VIEWPOINT": []}, 0
-    while "DATA" not in header:
-        end = data.find(b"\n", start)
-        if end < 0: refuse("no line 'DATA ...'", "the header of a PCD file")
-        words = data[start:end].decode("latin1").split("#")[0].split()
-        start = end + 1
-        if words: header[words[0].upper()] = words[1:]
-    if missing := [key for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "DATA") if not header.get(key)]: refuse(f"no {missing[0]} in the header", "FIELDS, SIZE, TYPE, WIDTH, DATA")
-    header.setdefault("COUNT", ["1"] * len(header["FIELDS"])); header.setdefault("HEIGHT", ["1"])
+    header, header["start"] = _header_lines(data)
+    if "DATA" not in header: refuse("no line 'DATA ...'", "the header of a PCD file")
+    for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "DATA"):
+        if not header.get(key): refuse(f"no {key} in the header", "FIELDS, SIZE, TYPE, WIDTH, DATA")
+    fields, types, sizes, counts = (header[key] for key in ("FIELDS", "TYPE", "SIZE", "COUNT"))
     try:
-        header["dtypes"] = [(np.dtype(f"<{KINDS[kind]}{size}"), int(count)) for kind, size, count in zip(header["TYPE"], header["SIZE"], header["COUNT"], strict=True)]
-        header["points"], header["start"] = int(header["WIDTH"][0]) * int(header["HEIGHT"][0]), start
-    except (KeyError, ValueError, TypeError) as error: refuse(f"TYPE {header['TYPE']}, SIZE {header['SIZE']}, COUNT {header['COUNT']}", "one F, I or U with a byte size and a count for each field")
-    if len(header["FIELDS"]) != len(header["dtypes"]): refuse(f"{len(header['FIELDS'])} fields and {len(header['dtypes'])} types", "one for each")
-    if int(header.get("POINTS", [header["points"]])[0]) != header["points"]: refuse(f"POINTS {header['POINTS'][0]}", f"WIDTH x HEIGHT = {header['points']}")
+        header["dtypes"] = [(np.dtype(f"<{KINDS[kind]}{size}"), int(count))
+                            for kind, size, count in zip(types, sizes, counts, strict=True)]
+        header["points"] = n = int(header["WIDTH"][0]) * int(header["HEIGHT"][0])
+    except (KeyError, ValueError, TypeError):
+        refuse(f"TYPE {types}, SIZE {sizes}, COUNT {counts}",
+               "one F, I or U with a byte size and a count for each field")
+    if len(fields) != len(types): refuse(f"{len(fields)} fields and {len(types)} types", "one for each")
+    if int(header.get("POINTS", [n])[0]) != n: refuse(f"POINTS {header['POINTS'][0]}", f"WIDTH x HEIGHT = {n}")
     return header
 
-# %% ../../nbs/data/07_clouds.ipynb #0c8e1bf5
+# %% ../../nbs/data/07_clouds.ipynb #4514a258
 def lzf_decompress(
     data: bytes,  # compressed
     size: int,    # number of bytes that must come out
@@ -58,34 +71,45 @@ def lzf_decompress(
     "Undo LZF."
     out, i = bytearray(), 0
     while i < len(data):
-        control = data[i]; i += 1
+        control = data[i]
         if control < 32:
-            out += data[i:i + control + 1]; i += control + 1
+            out += data[i + 1:i + control + 2]
+            i += control + 2
             continue
-        length = control >> 5
-        if length == 7: length += data[i]; i += 1
-        back = ((control & 31) << 8) + data[i] + 1; i += 1
-        begin, length = len(out) - back, length + 2
+        length = (control >> 5) + 2                                        # upper three bits
+        if length == 9: i, length = i + 1, length + data[i + 1]
+        back = 256 * (control & 31) + data[i + 1] + 1                      # lower five bits, and a byte
+        i += 2
+        begin = len(out) - back
         if begin < 0: raise ValueError("a copy from before the beginning")
         piece = out[begin:begin + length]
-        out += (piece * (length // len(piece) + 1))[:length] if back < length else piece
+        out += (piece * (length // len(piece) + 1))[:length]               # repeated where it overlaps what it writes
     if len(out) != size: raise ValueError(f"{len(out)} bytes instead of {size}")
     return bytes(out)
 
-# %% ../../nbs/data/07_clouds.ipynb #d8eccd40
+# %% ../../nbs/data/07_clouds.ipynb #956e8dad
+def unpack_colors(
+    packed: np.ndarray,  # (N,) four bytes each, whatever number they claim to be
+) -> np.ndarray:         # (N,3) float32 red, green, blue in [0,1]
+    "Colours from `0x00RRGGBB`."
+    packed = np.ascontiguousarray(packed).view(np.uint32)                  # the same bytes, as whole numbers
+    return (np.stack([packed >> 16, packed >> 8, packed], 1) & 255).astype(np.float32) / 255
+
+# %% ../../nbs/data/07_clouds.ipynb #2b94bbb7
 @dataclass(frozen=True, eq=False)
 class PCD:
     "The content of a PCD file."
     fields: dict       # name -> (N,) array, or (N,count)
     width: int         # points in a row
     height: int        # rows; 1 if the cloud is not organised
-    viewpoint: tuple   # position (3) and quaternion (4) of the sensor; empty if the file has none
+    viewpoint: tuple   # of the sensor: position (3), rotation as a quaternion (4); empty if the file has none
 
     def __len__(self): return self.width * self.height
 
     def columns(self, *names) -> np.ndarray | None:
         "These fields side by side as (N,len(names)) float32; None where one is missing."
-        return np.stack([self.fields[n] for n in names], 1).astype(np.float32) if all(n in self.fields for n in names) else None
+        if not all(name in self.fields for name in names): return None
+        return np.stack([self.fields[name] for name in names], 1).astype(np.float32)
 
     @property
     def points(self):
@@ -101,9 +125,7 @@ class PCD:
     def colors(self) -> np.ndarray | None:
         "(N,3) float32 in [0,1], unpacked from `rgb` or `rgba`."
         packed = self.fields.get("rgb", self.fields.get("rgba"))
-        if packed is None: return None
-        packed = np.ascontiguousarray(packed).view(np.uint32)              # also where the four bytes claim to be a float
-        return (np.stack([packed >> 16, packed >> 8, packed], 1) & 255).astype(np.float32) / 255
+        return None if packed is None else unpack_colors(packed)
 
 # %% ../../nbs/data/07_clouds.ipynb #691cda52
 def _columns(header, data):
@@ -125,22 +147,26 @@ def _columns(header, data):
         start += n * count * dtype.itemsize
     return columns
 
-# %% ../../nbs/data/07_clouds.ipynb #0dd37222
+# %% ../../nbs/data/07_clouds.ipynb #e7e0548a
 def read_pcd(
     path,   # PCD file: ascii, binary or binary_compressed
 ) -> PCD:   # columns, width, height
     "A point cloud file."
-    if not Path(path).is_file(): raise DataError(path, "no such file", "a PCD file", "Check the path, or copy the data set again.")
+    if not Path(path).is_file():
+        raise DataError(path, "no such file", "a PCD file", "Check the path, or copy the data set again.")
     data = Path(path).read_bytes()
     header = pcd_header(path, data)
-    try: columns = _columns(header, data)
+    try:
+        columns = _columns(header, data)
     except (ValueError, IndexError) as error:
-        raise DataError(path, f"numbers that do not fit the header ({error})", f"{header['points']} points as {header['DATA'][0]}",
+        expected = f"{header['points']} points as {header['DATA'][0]}"
+        raise DataError(path, f"numbers that do not fit the header ({error})", expected,
                         "The file is broken or not whole: copy or download it again.") from error
-    fields = {name: column[:, 0] if column.shape[1] == 1 else column for name, column in zip(header["FIELDS"], columns) if name != "_"}
+    columns = [column[:, 0] if column.shape[1] == 1 else column for column in columns]
+    fields = {name: column for name, column in zip(header["FIELDS"], columns) if name != "_"}
     return PCD(fields, int(header["WIDTH"][0]), int(header["HEIGHT"][0]), tuple(map(float, header["VIEWPOINT"])))
 
-# %% ../../nbs/data/07_clouds.ipynb #18cbe238
+# %% ../../nbs/data/07_clouds.ipynb #46890c83
 def read_labelled_points(
     path,                           # text file: x y z label per line, separated by spaces or commas
 ) -> tuple[np.ndarray, np.ndarray]: # points (N,3) float32, labels (N,) bool
@@ -153,8 +179,10 @@ def read_labelled_points(
     except FileNotFoundError as error:
         raise DataError(path, "no such file", expected, "Copy the folder gt/ (or GT/) of this category.") from error
     except ValueError as error:
-        raise DataError(path, f"a line that cannot be read ({error})", expected, "The file is broken or not whole: copy it again.") from error
-    if table.shape[1] != 4: raise DataError(path, f"{table.shape[1]} numbers a line", expected, "Is this the ground truth?")
+        raise DataError(path, f"a line that cannot be read ({error})", expected,
+                        "The file is broken or not whole: copy it again.") from error
+    if table.shape[1] != 4:
+        raise DataError(path, f"{table.shape[1]} numbers a line", expected, "Is this the ground truth?")
     return table[:, :3].astype(np.float32), table[:, 3] > 0
 
 # %% ../../nbs/data/07_clouds.ipynb #7d77c7db
@@ -176,16 +204,38 @@ def matching_file(
     same = [f for f in files if f.stem == stem] or [f for f in files if name_parts(f.stem) == name_parts(stem)]
     return same[0] if len(same) == 1 else None
 
-# %% ../../nbs/data/07_clouds.ipynb #f628c1b7
+# %% ../../nbs/data/07_clouds.ipynb #1f03d0ce
 def defect_name(
     stem: str,      # name of the cloud
     category: str,  # of the cloud
 ) -> str:           # such as "bulge"; "good" for good and positive
     "The defect that a file name tells: its words without the category and the marks of edited scans."
-    words = [w for w in re.findall(r"[a-z]+", stem.lower()) if w not in re.findall("[a-z]+", category.lower()) + ["cut", "copy"]]
-    return "good" if {"good", "positive"} & set(words) else "_".join(words) or "unknown"
+    no_defect = re.findall("[a-z]+", category.lower()) + ["cut", "copy"]
+    words = [word for word in re.findall("[a-z]+", stem.lower()) if word not in no_defect]
+    if "good" in words or "positive" in words: return "good"
+    return "_".join(words) or "unknown"
 
-# %% ../../nbs/data/07_clouds.ipynb #a0b73f8a
+# %% ../../nbs/data/07_clouds.ipynb #94bf6c85
+def read_cloud(
+    pcd,        # path of the cloud
+    gt=None,    # path of its labels; None for a good cloud
+    **about,    # category, defect, id of the Cloud
+) -> Cloud:
+    "One cloud from its files."
+    if gt is None:
+        content = read_pcd(pcd)
+        real = np.isfinite(content.points).all(1)
+        normals, colors = (None if column is None else column[real] for column in (content.normals, content.colors))
+        return Cloud(content.points[real], normals, np.zeros(real.sum(), bool), colors, **about)
+    points, labels = read_labelled_points(gt)
+    with open(pcd, "rb") as file: count = pcd_header(pcd, file.read(4096))["points"]
+    if count != len(points):
+        warnings.warn(f"{about.get('id', 'cloud')}: {Path(pcd).name} has {count} points, "
+                      f"{Path(gt).name} has {len(points)} rows; the rows are used.")
+    real = np.isfinite(points).all(1)
+    return Cloud(points[real], labels=labels[real], **about)
+
+# %% ../../nbs/data/07_clouds.ipynb #eeeb43ad
 class Clouds(CaptureFolders):
     "Clouds in PCD files with labels in text files, in the layout that Real3D-AD introduced."
     splits = {"train": "train", "test": "test"}
@@ -194,28 +244,20 @@ class Clouds(CaptureFolders):
         clouds = sorted(p for p in folder.glob("*.pcd") if p.name[0] != ".")
         templates = [p for p in clouds if "temp" in p.stem.lower() or "prototype" in p.stem.lower()]
         if self.split == "train" and clouds and not templates:
-            raise DataError(folder, f"clouds such as {clouds[0].name}", "names with 'template' or 'prototype'", "Are these training clouds? Rename them.")
+            raise DataError(folder, f"clouds such as {clouds[0].name}", "names with 'template' or 'prototype'",
+                            "Are these training clouds? Rename them.")
         labels = sorted(p for name in ("gt", "GT") for p in (folder.parent / name).glob("*.txt"))
         for path in templates if self.split == "train" else [p for p in clouds if p not in templates]:
             defect = "good" if self.split == "train" else defect_name(path.stem, category)
             gt = matching_file(path.stem, labels) if defect != "good" else None
             if defect != "good" and gt is None:
-                raise DataError(path, f"no label file among {', '.join(p.name for p in labels[:6]) or 'none'}", f"gt/{path.stem}.txt", "Copy the folder gt/ (or GT/) of this category.")
+                some = ", ".join(p.name for p in labels[:6]) or "none"
+                raise DataError(path, f"no label file among {some}", f"gt/{path.stem}.txt",
+                                "Copy the folder gt/ (or GT/) of this category.")
             yield Entry(category, self.split, defect, path.stem, {"pcd": path, "gt": gt})
 
     def _read(self, entry):
-        about = dict(category=entry.category, defect=entry.defect, id=entry.id)
-        path, gt = entry.files["pcd"], entry.files["gt"]
-        if gt is None:
-            content = read_pcd(path)
-            real = np.isfinite(content.points).all(1)
-            some = lambda column: None if column is None else column[real]
-            return Cloud(content.points[real], some(content.normals), np.zeros(real.sum(), bool), some(content.colors), **about)
-        points, labels = read_labelled_points(gt)
-        with open(path, "rb") as file: count = pcd_header(path, file.read(4096))["points"]
-        if count != len(points): warnings.warn(f"{entry.id}: {path.name} has {count} points, {gt.name} has {len(points)} rows; the rows are used.")
-        real = np.isfinite(points).all(1)
-        return Cloud(points[real], labels=labels[real], **about)
+        return read_cloud(**entry.files, category=entry.category, defect=entry.defect, id=entry.id)
 
 # %% ../../nbs/data/07_clouds.ipynb #b2b1bea3
 class Real3D(Clouds):
@@ -243,7 +285,7 @@ def label_colors(
     if cloud.labels is not None: colors[cloud.labels] = 0xE69F00
     return colors
 
-# %% ../../nbs/data/07_clouds.ipynb #1c3934f3
+# %% ../../nbs/data/07_clouds.ipynb #e2f1e0a7
 class CloudPanel:
     "A slider over a data set of clouds, and the one it points to in k3d."
     def __init__(self, dataset: Sequence):
@@ -262,5 +304,7 @@ class CloudPanel:
     def refresh(self, change=None):
         "Read the cloud and send it to the picture."
         self.cloud = self.dataset[self.index.value]
-        with self.points.hold_sync(): self.points.positions, self.points.colors = self.cloud.points, label_colors(self.cloud)
+        with self.points.hold_sync():                                      # send both at once
+            self.points.positions = self.cloud.points
+            self.points.colors = label_colors(self.cloud)
         self.label.value = f"{self.cloud.id}: {len(self.cloud)} points, {int(self.cloud.labels.sum())} defective"

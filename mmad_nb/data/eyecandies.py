@@ -15,10 +15,10 @@ from .prepare import square
 from .sample import Sample
 
 # %% auto #0
-__all__ = ['FOCAL', 'KINDS_OF_DEFECT', 'read_depth', 'unproject', 'above_belt', 'mvtec_frame', 'read_pose', 'read_normals',
-           'candy_defect', 'candy_files', 'Eyecandies', 'FocalPanel']
+__all__ = ['FOCAL', 'SPLITS', 'KINDS_OF_DEFECT', 'read_depth', 'unproject', 'above_belt', 'mvtec_frame', 'read_pose',
+           'read_normals', 'candy_defect', 'candy_files', 'read_candy', 'Eyecandies', 'FocalPanel']
 
-# %% ../../nbs/data/08_eyecandies.ipynb #5b3b0474
+# %% ../../nbs/data/08_eyecandies.ipynb #7fa16588
 def read_depth(
     path,        # 16-bit PNG
     info,        # YAML file with normalization: {min, max}, metres
@@ -26,17 +26,20 @@ def read_depth(
     "A depth picture of Eyecandies in metres."
     import yaml
     from PIL import Image
+    expected = "a 16-bit PNG, and normalization: {min, max} in its YAML file"
     try:
         with Image.open(path) as picture: numbers = np.asarray(picture)
         bounds = yaml.safe_load(Path(info).read_text())["normalization"]
         low, high = float(bounds["min"]), float(bounds["max"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise DataError(path, f"depth that cannot be read ({type(error).__name__}: {error})", "a 16-bit PNG, and normalization: {min, max} in its YAML file", "Copy both files again.") from error
+        raise DataError(path, f"depth that cannot be read ({type(error).__name__}: {error})", expected,
+                        "Copy both files again.") from error
     if numbers.ndim != 2 or numbers.dtype.itemsize < 2:
-        raise DataError(path, f"{numbers.dtype} of shape {numbers.shape}", "a grey picture of 16 bits", "It was converted on the way: copy the original.")
+        raise DataError(path, f"{numbers.dtype} of shape {numbers.shape}", "a grey picture of 16 bits",
+                        "It was converted on the way: copy the original.")
     return (numbers / 65535 * (high - low) + low).astype(np.float32)
 
-# %% ../../nbs/data/08_eyecandies.ipynb #9712d09a
+# %% ../../nbs/data/08_eyecandies.ipynb #7443ebf4
 FOCAL = 711.11  # pixels, of all Eyecandies captures of 512 x 512
 
 
@@ -52,10 +55,12 @@ def unproject(
     v, u = np.mgrid[:H, :W]
     z = depth.astype(np.float64)
     points = np.stack([(u - cx) * z / focal, (v - cy) * z / focal, z])
-    if pose is not None: points = np.tensordot(pose[:3, :3].T, points - pose[:3, 3, None, None], 1)
+    if pose is not None:
+        R, t = pose[:3, :3], pose[:3, 3, None, None]
+        points = np.tensordot(R.T, points - t, 1)                         # R^T (p - t) at every pixel
     return points.astype(np.float32)
 
-# %% ../../nbs/data/08_eyecandies.ipynb #21e7ce9c
+# %% ../../nbs/data/08_eyecandies.ipynb #9b9124ad
 def above_belt(
     points: np.ndarray,    # (3,H,W) metres, world frame of Eyecandies: right, down, forward
     height: float = 0.02,  # metres above the belt
@@ -65,9 +70,11 @@ def above_belt(
     "Where something lies on the belt."
     middle = points.shape[2] // 2
     far_end, near_end = points[:, 0, middle], points[:, -1, middle]
-    down, forward = (far_end - near_end)[1:] / np.linalg.norm((far_end - near_end)[1:])
+    along = (far_end - near_end)[1:]
+    down, forward = along / np.linalg.norm(along)
     y, z = points[1] - near_end[1], points[2] - near_end[2]
-    return (forward * y - down * z <= -height) & (down * y + forward * z <= far) & (abs(points[0]) <= aside)
+    above = forward * y - down * z <= -height
+    return above & (down * y + forward * z <= far) & (abs(points[0]) <= aside)
 
 
 def mvtec_frame(
@@ -76,14 +83,17 @@ def mvtec_frame(
     "World points of Eyecandies in the axes and the scale of MVTec 3D-AD."
     return np.stack([points[0], -points[2], points[1]]) * np.float32(0.1)
 
-# %% ../../nbs/data/08_eyecandies.ipynb #00ae4429
+# %% ../../nbs/data/08_eyecandies.ipynb #e3aa9079
 def read_pose(
     path,        # text file with the 16 numbers of a 4 x 4 matrix
 ) -> np.ndarray: # (4,4) float64, world to camera
     "The place of the camera."
-    try: pose = np.loadtxt(path)
-    except (OSError, ValueError) as error: raise DataError(path, f"a pose that cannot be read ({error})", "four lines of four numbers", "Copy the file again.") from error
-    if pose.shape != (4, 4): raise DataError(path, f"an array of shape {pose.shape}", "four lines of four numbers", "Copy the file again.")
+    expected, do = "four lines of four numbers", "Copy the file again."
+    try:
+        pose = np.loadtxt(path)
+    except (OSError, ValueError) as error:
+        raise DataError(path, f"a pose that cannot be read ({error})", expected, do) from error
+    if pose.shape != (4, 4): raise DataError(path, f"an array of shape {pose.shape}", expected, do)
     return pose
 
 
@@ -92,12 +102,14 @@ def read_normals(
     pose: np.ndarray,         # (4,4) world to camera
 ) -> np.ndarray:              # (3,H,W) float32 unit vectors, in the frame of mvtec_frame
     "The surface normals of an Eyecandies capture."
-    n = read_rgb(path) * 2 - 1
+    n = read_rgb(path) * 2 - 1                                             # rgb is in [0,1] here
     n = n / np.maximum(np.linalg.norm(n, axis=0), 1e-6) * np.array([1, -1, -1])[:, None, None]
     world = np.tensordot(pose[:3, :3].T, n, 1)
     return np.stack([world[0], -world[2], world[1]]).astype(np.float32)
 
-# %% ../../nbs/data/08_eyecandies.ipynb #e0aa1b3d
+# %% ../../nbs/data/08_eyecandies.ipynb #4e819f3e
+SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test_public",
+          "test_public": "test_public", "test_private": "test_private"}    # name -> folder
 KINDS_OF_DEFECT = ("bumps", "dents", "colors", "normals")
 
 
@@ -108,13 +120,16 @@ def candy_defect(
     import yaml
     if "metadata" in files:
         says = yaml.safe_load(files["metadata"].read_text()) or {}
-        kinds = [kind for kind in KINDS_OF_DEFECT if says.get(kind)]
-        return "+".join(kinds) or ("anomalous" if any(says.values()) else "good")
-    masks = {kind: files[f"{kind}_mask"] for kind in KINDS_OF_DEFECT if f"{kind}_mask" in files}
-    kinds = [kind for kind, path in masks.items() if read_mask(path).any()]
-    return "+".join(kinds) or ("anomalous" if "mask" in files and read_mask(files["mask"]).any() else "good" if "mask" in files else "unknown")
+        kinds, defective = [kind for kind in KINDS_OF_DEFECT if says.get(kind)], any(says.values())
+    else:
+        masks = {kind: files[f"{kind}_mask"] for kind in KINDS_OF_DEFECT if f"{kind}_mask" in files}
+        kinds = [kind for kind, path in masks.items() if read_mask(path).any()]
+        if not kinds and "mask" not in files: return "unknown"
+        defective = bool(kinds) or read_mask(files["mask"]).any()
+    if kinds: return "+".join(kinds)
+    return "anomalous" if defective else "good"
 
-# %% ../../nbs/data/08_eyecandies.ipynb #9640d22d
+# %% ../../nbs/data/08_eyecandies.ipynb #bd094671
 def candy_files(
     folder: Path,  # such as CandyCane/train/data
     light: int,    # which of the six photos is "rgb"
@@ -125,13 +140,29 @@ def candy_files(
         files = {p.stem[len(stem) + 1:]: p for p in folder.glob(f"{stem}_*")}
         for role in (f"image_{light}", "info_depth", "pose"):
             if role not in files:
-                raise DataError(depth, f"no {stem}_{role} beside it", "photo, info_depth and pose for each depth picture", "Copy the data set again.")
+                raise DataError(depth, f"no {stem}_{role} beside it",
+                                "photo, info_depth and pose for each depth picture", "Copy the data set again.")
         yield stem, files | {"rgb": files[f"image_{light}"]}
 
-# %% ../../nbs/data/08_eyecandies.ipynb #ef06329b
+# %% ../../nbs/data/08_eyecandies.ipynb #aee2e14e
+def read_candy(
+    files: dict,        # role -> Path, as candy_files gives them
+    belt: bool = False, # True keeps the belt
+    **labels,           # category, defect, id of the Sample
+) -> Sample:
+    "One capture, full size, in the axes and the scale of MVTec 3D-AD."
+    rgb, depth = read_rgb(files["rgb"]), read_depth(files["depth"], files["info_depth"])
+    mask = None
+    if "mask" in files: mask = read_mask(files["mask"])
+    elif labels.get("defect") == "good": mask = np.zeros(depth.shape, bool)
+    points = unproject(depth, FOCAL * depth.shape[1] / 512, read_pose(files["pose"]))
+    valid = (depth > 0) & (belt | above_belt(points))
+    return Sample(rgb, mvtec_frame(points) * valid, valid, mask, **labels)
+
+# %% ../../nbs/data/08_eyecandies.ipynb #f594510a
 class Eyecandies(CaptureFolders):
     "Eyecandies as samples; positions in the axes and the scale of MVTec 3D-AD."
-    splits = {"train": "train", "val": "val", "validation": "val", "test": "test_public", "test_public": "test_public", "test_private": "test_private"}
+    splits = SPLITS
 
     def __init__(self,
         root,                    # folder that holds CandyCane, ChocolateCookie, ...
@@ -151,11 +182,7 @@ class Eyecandies(CaptureFolders):
             yield Entry(category, self.split, defect, stem, files)
 
     def _read(self, entry):
-        rgb, depth = read_rgb(entry.files["rgb"]), read_depth(entry.files["depth"], entry.files["info_depth"])
-        mask = read_mask(entry.files["mask"]) if "mask" in entry.files else np.zeros(depth.shape, bool) if entry.defect == "good" else None
-        points = unproject(depth, FOCAL * depth.shape[1] / 512, read_pose(entry.files["pose"]))
-        valid = (depth > 0) & (above_belt(points) if self.prepared else True)
-        sample = Sample(rgb, mvtec_frame(points) * valid, valid, mask, entry.category, entry.defect, entry.id)
+        sample = read_candy(entry.files, not self.prepared, category=entry.category, defect=entry.defect, id=entry.id)
         return square(sample, self.size) if self.prepared else sample
 
     def normals(self, index: int) -> np.ndarray:
@@ -163,7 +190,7 @@ class Eyecandies(CaptureFolders):
         files = self.entries[index].files
         return read_normals(files["normals"], read_pose(files["pose"]))
 
-# %% ../../nbs/data/08_eyecandies.ipynb #5bf3aa3f
+# %% ../../nbs/data/08_eyecandies.ipynb #d26d3c3d
 class FocalPanel:
     "A focal length, and the points that it makes of a depth picture, from the side in k3d."
     def __init__(self, depth: np.ndarray, pose: np.ndarray, focal: float):
@@ -172,7 +199,8 @@ class FocalPanel:
         self.depth, self.pose, self.label = depth, pose, W.Label()
         self.focal = W.FloatSlider(value=focal, min=focal / 3, max=focal * 3, step=focal / 30, description="focal, px")
         self.plot = k3d.plot(height=320, grid_visible=False, camera_auto_fit=True)
-        self.points = k3d.points(np.zeros((1, 3), np.float32), point_size=0.012, shader="flat", color=0x7090B0)
+        nothing = np.zeros((1, 3), np.float32)
+        self.points = k3d.points(nothing, point_size=0.012, shader="flat", color=0x7090B0)
         self.plot += self.points
         self.focal.observe(self.refresh, "value")
         self.box = W.VBox([self.focal, self.label, self.plot])
@@ -181,6 +209,6 @@ class FocalPanel:
     def refresh(self, change=None):
         "Unproject with the present focal length and send the points."
         points = unproject(self.depth, self.focal.value, self.pose)
-        self.points.positions = np.ascontiguousarray(points.reshape(3, -1).T) * np.float32([1, -1, -1])
+        self.points.positions = np.ascontiguousarray(points.reshape(3, -1).T) * np.float32([1, -1, -1])   # up is up
         self.width = float(np.ptp(points[0]))
         self.label.value = f"the picture is {self.width:.2f} m wide"

@@ -14,18 +14,18 @@ import numpy as np
 from .sample import Sample
 
 # %% auto #0
-__all__ = ['least_squares_plane', 'Plane', 'fit_plane', 'settle', 'find_table', 'grid_clusters', 'largest_cluster', 'Foreground',
+__all__ = ['least_squares_plane', 'Plane', 'settle', 'fit_plane', 'find_table', 'grid_clusters', 'largest_cluster', 'Foreground',
            'find_foreground', 'pad_square', 'resize_nearest', 'resize_smooth', 'square', 'prepare',
            'foreground_picture', 'PreparePanel']
 
-# %% ../../nbs/data/05_prepare.ipynb #6ab00924
+# %% ../../nbs/data/05_prepare.ipynb #a17f0539
 def least_squares_plane(
     points: np.ndarray,         # (N,3) metres, N >= 3
 ) -> tuple[np.ndarray, float]:  # unit normal towards the sensor, offset
     "The plane with the smallest squared distances to all `points`."
     center = points.mean(0, dtype=np.float64)
     spread = points - center
-    normal = np.linalg.eigh(spread.T @ spread)[1][:, 0]                     # direction of least spread
+    normal = np.linalg.eigh(spread.T @ spread)[1][:, 0]                     # eigh sorts: the first has the least spread
     if normal @ center > 0: normal = -normal                               # the sensor is at the origin
     return normal, float(normal @ center)
 
@@ -43,7 +43,21 @@ class Plane:
         "Signed distance of `points` to the plane."
         return points @ self.normal - self.offset
 
-# %% ../../nbs/data/05_prepare.ipynb #69691eb3
+# %% ../../nbs/data/05_prepare.ipynb #6ba71498
+def settle(
+    plane: Plane,         # a first guess
+    points: np.ndarray,   # (N,3) metres
+    threshold: float,     # metres: what counts as on the plane
+    rounds: int = 1,      # how often
+) -> Plane:
+    "The least-squares plane of the points that are near `plane`, and again near that one."
+    for _ in range(rounds):
+        near = abs(plane.distance(points)) < threshold
+        plane = Plane(*least_squares_plane(points[near]), share=0)
+    share = (abs(plane.distance(points)) < threshold).mean()
+    return replace(plane, share=float(share))
+
+# %% ../../nbs/data/05_prepare.ipynb #b7f12aff
 def fit_plane(
     points: np.ndarray,       # (N,3) metres, N >= 3
     threshold: float = 0.004, # metres: how near a point must be to count as on the plane
@@ -58,30 +72,18 @@ def fit_plane(
     length = np.linalg.norm(normals, axis=1)
     normals /= np.maximum(length, 1e-12)[:, None]
     offsets = (normals * a).sum(1)
-    votes = (abs(some @ normals.T - offsets) < threshold).sum(0) * (length > 1e-12)
+    votes = (abs(some @ normals.T - offsets) < threshold).sum(0) * (length > 1e-12)   # none for three points in a line
     best = votes.argmax()
-    return settle(Plane(normals[best], offsets[best], 0), points, threshold)
+    return settle(Plane(normals[best], offsets[best], share=0), points, threshold)
 
-
-def settle(
-    plane: Plane,         # a first guess
-    points: np.ndarray,   # (N,3) metres
-    threshold: float,     # metres: what counts as on the plane
-    rounds: int = 1,      # how often
-) -> Plane:
-    "The least-squares plane of the points that are near `plane`, and again near that one."
-    for _ in range(rounds):
-        plane = Plane(*least_squares_plane(points[abs(plane.distance(points)) < threshold]), 0)
-    return replace(plane, share=float((abs(plane.distance(points)) < threshold).mean()))
-
-# %% ../../nbs/data/05_prepare.ipynb #e80bc28d
+# %% ../../nbs/data/05_prepare.ipynb #84686f33
 def find_table(
     xyz: np.ndarray,          # (3,H,W) metres
     valid: np.ndarray,        # (H,W) bool
     border: int = 10,         # width of the band along the edges, pixels
     threshold: float = 0.004, # metres: what counts as on the plane
     seed: int = 0,            # of RANSAC
-) -> tuple[Plane | None, str]:# the plane, or None and the reason
+) -> tuple[Plane | None, str]:  # the plane, or None and the reason
     "The plane of the background, seen in the `border` of the capture."
     band = np.ones(valid.shape, bool)
     band[border:-border, border:-border] = False
@@ -90,14 +92,15 @@ def find_table(
         return None, f"the {border}-pixel border holds only {len(points)} measured points of {band.sum()}"
     plane = fit_plane(points, threshold, seed=seed)
     everything = xyz[:, valid].T
-    settled = settle(plane, everything[::len(everything) // 20_000 + 1], threshold, rounds=20)
+    thinned = everything[::len(everything) // 20_000 + 1]                  # 20,000 points at most
+    settled = settle(plane, thinned, threshold, rounds=20)
     settled = replace(settled, share=float((abs(settled.distance(points)) < threshold).mean()))
-    if settled.share > plane.share - 0.05: plane = settled                 # else it left the border for something flat elsewhere
+    if settled.share > plane.share - 0.05: plane = settled                 # else it left the border for something else
     if plane.share < 0.5:
         return None, f"the best plane explains only {plane.share:.0%} of the {border}-pixel border"
     return plane, ""
 
-# %% ../../nbs/data/05_prepare.ipynb #333f3359
+# %% ../../nbs/data/05_prepare.ipynb #496c81a6
 def _near_pairs(xyz, labels, step, side, eps):
     "Labels (2,P) of pixels `step` apart, in direction `side`, that differ though the points are nearer than `eps`."
     down, right = (0, step) if side is None else (step, side * step)
@@ -106,11 +109,12 @@ def _near_pairs(xyz, labels, step, side, eps):
     there = np.s_[down:, max(0, right):max(0, W + min(0, right))]
     a, b = labels[here], labels[there]
     row, column = np.nonzero((a != b) & (a >= 0) & (b >= 0))
-    gap = xyz[(slice(None), *here)][:, row, column] - xyz[(slice(None), *there)][:, row, column]
+    here_xyz, there_xyz = xyz[(slice(None), *here)], xyz[(slice(None), *there)]
+    gap = here_xyz[:, row, column] - there_xyz[:, row, column]
     near = (gap**2).sum(0) < eps**2
     return np.stack([a[row, column], b[row, column]])[:, near]
 
-# %% ../../nbs/data/05_prepare.ipynb #dd9dd9f7
+# %% ../../nbs/data/05_prepare.ipynb #0fd68410
 def grid_clusters(
     xyz: np.ndarray,    # (3,H,W) metres
     valid: np.ndarray,  # (H,W) bool
@@ -122,7 +126,8 @@ def grid_clusters(
     labels = np.full(valid.shape, -1)
     labels[valid] = np.arange(valid.sum())
     steps = np.linalg.norm(np.diff(xyz, axis=2), axis=0)[valid[:, 1:] & valid[:, :-1]]
-    spacing, step = np.median(steps) if len(steps) else eps, 1
+    spacing = np.median(steps) if len(steps) else eps                      # the usual step between neighbouring pixels
+    step = 1
     while step < max(valid.shape) and (step == 1 or step * spacing < eps):
         pairs = np.concatenate([_near_pairs(xyz, labels, step, side, eps) for side in (None, 0, 1, -1)], axis=1)
         count = labels.max() + 1
@@ -131,7 +136,7 @@ def grid_clusters(
         step *= 2
     return labels
 
-# %% ../../nbs/data/05_prepare.ipynb #33d7db3e
+# %% ../../nbs/data/05_prepare.ipynb #d7b6081e
 def largest_cluster(
     xyz: np.ndarray,      # (3,H,W) metres
     valid: np.ndarray,    # (H,W) bool
@@ -141,7 +146,8 @@ def largest_cluster(
     "The pixels of the cluster with most points."
     labels = grid_clusters(xyz, valid, eps)
     counts = np.bincount(labels[valid], minlength=1)
-    return (labels == counts.argmax()) & valid if counts.max() >= min_points else np.zeros_like(valid)
+    if counts.max() < min_points: return np.zeros_like(valid)
+    return (labels == counts.argmax()) & valid
 
 # %% ../../nbs/data/05_prepare.ipynb #042f049a
 @dataclass(frozen=True, eq=False)
@@ -156,33 +162,36 @@ class Foreground:
         "`sample` with everything but the object marked as not measured."
         return replace(sample, valid=self.kept, xyz=sample.xyz * self.kept)
 
-# %% ../../nbs/data/05_prepare.ipynb #953ba782
+# %% ../../nbs/data/05_prepare.ipynb #e57d74fd
 def find_foreground(
     sample: Sample,           # a raw capture
     border: int = 10,         # pixels: where the table is looked for
     threshold: float = 0.004, # metres: RANSAC's inlier distance
-    distance: float = 0.005,  # metres: nearer points to the table are removed
+    distance: float = 0.005,  # metres: points nearer than this to the table are removed
     eps: float = 0.006,       # metres: longest step inside the object
     min_points: int = 30,     # smaller clusters are noise
     seed: int = 0,            # of RANSAC
 ) -> Foreground:
     "The object: what is left of `sample` without the table, in its largest cluster."
-    plane, note = find_table(sample.xyz, sample.valid, border, threshold, seed)
-    on_plane = np.zeros_like(sample.valid)
+    plane, reason = find_table(sample.xyz, sample.valid, border, threshold, seed)
+    valid, on_plane = sample.valid, np.zeros_like(sample.valid)
     if plane:
-        near = abs(plane.distance(sample.xyz.transpose(1, 2, 0))) < distance
-        if (sample.valid & ~near).sum() > max(min_points, 0.01 * sample.valid.sum()): on_plane = sample.valid & near
-        else: plane, note = None, f"{near[sample.valid].mean():.1%} of the capture lies on one plane, so that plane is the object"
-    note += f"{note and '; '}no background was removed" if not plane else ""
-    kept = largest_cluster(sample.xyz, sample.valid & ~on_plane, eps, min_points)
+        near = valid & (abs(plane.distance(sample.xyz.transpose(1, 2, 0))) < distance)
+        if (valid & ~near).sum() > max(min_points, 0.01 * valid.sum()): on_plane = near
+        else:
+            plane = None
+            reason = f"{near[valid].mean():.1%} of the capture lies on one plane, so that plane is the object"
+    notes = [] if plane else [reason, "no background was removed"]
+    kept = largest_cluster(sample.xyz, valid & ~on_plane, eps, min_points)
     if not kept.any():
-        kept, note = sample.valid & ~on_plane, f"{note}{note and '; '}no cluster of {min_points} points: everything was kept"
-    return Foreground(kept, on_plane, plane, note)
+        kept = valid & ~on_plane
+        notes.append(f"no cluster of {min_points} points: everything was kept")
+    return Foreground(kept, on_plane, plane, "; ".join(notes))
 
-# %% ../../nbs/data/05_prepare.ipynb #af0ab7fc
+# %% ../../nbs/data/05_prepare.ipynb #b197cf79
 def pad_square(
     picture: np.ndarray,  # (...,H,W)
-    mode: str = "constant", # of np.pad: "constant" for zeros, "edge" to repeat the border
+    mode: str = "constant",  # of np.pad: "constant" for zeros, "edge" to repeat the border
 ) -> np.ndarray:          # (...,S,S) with S = max(H,W); the picture is in the middle
     "Pad the shorter side on both ends until the picture is square."
     H, W = picture.shape[-2:]
