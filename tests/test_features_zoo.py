@@ -103,7 +103,7 @@ def test_another_architecture_is_refused_with_the_first_differences(tmp_path):
     for file, keys, words in (("patch16.pth", dino_keys(192, patch=16, tokens=197), ["patch_embed.proj.weight: file (192, 3, 16, 16), network (192, 3, 8, 8)"]),
                               ("base.pth", dino_keys(256), ["150 of 150", "cls_token: file (1, 1, 256), network (1, 1, 192)"]),
                               ("short.pth", dino_keys(192, depth=11), ["12 of 150", "blocks.11.norm1.weight: file lacks it"]),
-                              ("longer.pth", small | {"register": (1, 4, 192)}, ["1 of 150", "register: file (1, 4, 192), network lacks it"])):
+                              ("longer.pth", small | {"register": (1, 4, 192)}, ["1 of 151", "register: file (1, 4, 192), network lacks it"])):
         torch.save({n: torch.zeros(s) for n, s in keys.items()}, tmp_path / file)
         with pytest.raises(WeightsError) as error: load_weights(tiny_vit(), tmp_path / file, "image")
         for word in [file, *words]: assert word in str(error.value), str(error.value)

@@ -21,7 +21,7 @@ from .points import PointEncoder, interpolation
 __all__ = ['Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'encode_batch', 'encoder_key', 'sample_hash',
            'extract', 'pixel_recipe', 'PixelPanel']
 
-# %% ../../nbs/features/04_extract.ipynb #acd9d942
+# %% ../../nbs/features/04_extract.ipynb #eee64055
 @dataclass(frozen=True, eq=False)
 class Mixing:
     "A sparse matrix whose row p says which patches pixel p mixes, with which weights."
@@ -34,8 +34,8 @@ class Mixing:
         features: torch.Tensor,  # (patches, C)
     ) -> torch.Tensor:           # (n, C)
         device = features.device
-        return F.embedding_bag(self.patch.to(device), features, self.start.to(device), mode="sum", include_last_offset=True,
-                               per_sample_weights=self.weight.to(features))
+        return F.embedding_bag(self.patch.to(device), features, self.start.to(device), mode="sum",
+                               include_last_offset=True, per_sample_weights=self.weight.to(features))
 
     def rows(self,
         chosen: torch.Tensor,  # (m,) row numbers, any order, repeats allowed
@@ -43,7 +43,8 @@ class Mixing:
         "The chosen rows alone."
         first, count = self.start[chosen], self.start[chosen + 1] - self.start[chosen]
         start = torch.cat([count.new_zeros(1), count.cumsum(0)])
-        entry = torch.arange(int(start[-1])) - torch.repeat_interleave(start[:-1] - first, count)
+        shift = torch.repeat_interleave(start[:-1] - first, count)  # how far each row's entries have moved
+        entry = torch.arange(int(start[-1])) - shift                # so: where each entry stands in the old lists
         return Mixing(start, self.patch[entry], self.weight[entry], self.patches)
 
     @property
@@ -51,7 +52,7 @@ class Mixing:
         "(n,) bool: rows with at least one entry."
         return self.start[1:] > self.start[:-1]
 
-# %% ../../nbs/features/04_extract.ipynb #b06be117
+# %% ../../nbs/features/04_extract.ipynb #6145834d
 @lru_cache(maxsize=8)
 def smoothing(
     side: int,  # H or W
@@ -60,7 +61,8 @@ def smoothing(
     from scipy.sparse import csr_matrix
     matrix, inner = np.zeros((side, side), np.float32), side - 2
     for out in range(side):
-        window = range(out * inner // side, -(-(out + 1) * inner // side))  # what adaptive_avg_pool reads for this output
+        end = -(-(out + 1) * inner // side)     # -(-a // b) rounds a / b up
+        window = range(out * inner // side, end)  # what adaptive_avg_pool reads for this output
         for j in window: matrix[out, j:j + 3] += 1 / (3 * len(window))
     return csr_matrix(matrix)
 
@@ -70,7 +72,7 @@ def _blur(height, width):
     from scipy.sparse import kron
     return kron(smoothing(height), smoothing(width), format="csr")
 
-# %% ../../nbs/features/04_extract.ipynb #21802118
+# %% ../../nbs/features/04_extract.ipynb #419e90c2
 @lru_cache(maxsize=4)
 def image_matrix(
     grid: tuple,  # (h, w) patches
@@ -88,15 +90,15 @@ def point_matrix(
     centers: int,          # how many centres there are
     size: tuple,           # (H, W) pixels
 ) -> Mixing:
-    "(H*W x centers): every pixel as a mean of nearby centres, after CFM's blur; rows far from any measured pixel are empty."
+    "(H*W x centers): every pixel as a mean of nearby centres, after CFM's blur; far from measured ones rows are empty."
     from scipy.sparse import csr_matrix
     row = pixel.repeat_interleave(index.shape[1]).numpy()
     nearest = csr_matrix((weight.flatten().numpy(), (row, index.flatten().numpy())), (size[0] * size[1], centers))
     matrix = _blur(*size) @ nearest
-    return Mixing(torch.from_numpy(matrix.indptr.astype(np.int64)), torch.from_numpy(matrix.indices.astype(np.int64)),
-                  torch.from_numpy(matrix.data), centers)
+    start, column = (torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices))  # scipy's names
+    return Mixing(start, column, torch.from_numpy(matrix.data), centers)
 
-# %% ../../nbs/features/04_extract.ipynb #c9d831d0
+# %% ../../nbs/features/04_extract.ipynb #6b866821
 @dataclass(frozen=True, eq=False, repr=False)
 class Features:
     "What both encoders say about one sample, at patch resolution, and how its pixels mix that."
@@ -115,12 +117,12 @@ class Features:
 
     @cached_property
     def point_matrix(self) -> Mixing:
-        "(H*W x G) how pixels mix point groups."
+        "(H*W x G) how pixels mix point groups; made at the first use and kept."
         return point_matrix(self.index, self.weight, self.pixel, len(self.centers), self.size)
 
     @property
     def valid(self) -> torch.Tensor:
-        "(H,W) bool: pixels with a point feature, the measured ones and about one pixel around them."
+        "(H,W) bool: pixels with a point feature, the measured ones and one or two pixels around them."
         return self.point_matrix.filled.reshape(self.size)
 
 # %% ../../nbs/features/04_extract.ipynb #2e2d9e50
@@ -144,11 +146,12 @@ def point_at(
 
 Features.image_at, Features.point_at = image_at, point_at
 
-# %% ../../nbs/features/04_extract.ipynb #81eff4b3
+# %% ../../nbs/features/04_extract.ipynb #726e8d88
 def _photos(samples, image_encoder, blocks):
     sizes = {sample.size for sample in samples}
     if len(sizes) > 1:
-        raise DataError(f"samples {samples[0].id!r} to {samples[-1].id!r}", f"sizes {sorted(sizes)}", "one size", "Prepare them to the same size.")
+        raise DataError(f"samples {samples[0].id!r} to {samples[-1].id!r}", f"sizes {sorted(sizes)}", "one size",
+                        "Prepare them to the same size.")
     maps = image_encoder.encode(torch.from_numpy(np.stack([sample.rgb for sample in samples])), blocks)
     return torch.cat(maps, 1).cpu()  # several blocks stand one after the other along the channels
 
@@ -178,14 +181,15 @@ def encode_batch(
     for n, sample in enumerate(samples):
         yield Features(**(lookup(n, lambda: compute(n)) if lookup else compute(n)), size=tuple(sample.size))
 
-# %% ../../nbs/features/04_extract.ipynb #ecf18c45
+# %% ../../nbs/features/04_extract.ipynb #32743e2e
 def encoder_key(
     image_encoder: ImageEncoder,
     point_encoder: PointEncoder,
     blocks: Sequence[int],       # of the image encoder
 ) -> dict:
     "The part of a cache key that all samples share: both fingerprints and the blocks."
-    return {"image": image_encoder.fingerprint, "points": point_encoder.fingerprint, "blocks": list(blocks), "layout": 1}
+    return {"image": image_encoder.fingerprint, "points": point_encoder.fingerprint, "blocks": list(blocks),
+            "layout": 1}  # of what an entry holds; to be raised when that changes
 
 
 def sample_hash(
@@ -196,13 +200,16 @@ def sample_hash(
 
 
 def _stream(samples, batches, image_encoder, point_encoder, blocks, cache):
-    encoders = None if cache is None else encoder_key(image_encoder, point_encoder, blocks)  # once: hashing 86 million weights takes time
+    "Features of batch after batch; `batches` holds the numbers of their samples."
+    lookup = None
+    if cache is not None:
+        shared = encoder_key(image_encoder, point_encoder, blocks)  # once: hashing 86 million weights takes time
+        lookup = lambda n, compute: cache.get({**shared, "sample": sample_hash(batch[n])}, compute)
     for numbers in batches:
-        batch = [samples[n] for n in numbers]
-        lookup = lambda n, compute: cache.get({**encoders, "sample": sample_hash(batch[n])}, compute)
-        yield from encode_batch(batch, image_encoder, point_encoder, blocks, None if cache is None else lookup)
+        batch = [samples[n] for n in numbers]  # `lookup` looks at this one
+        yield from encode_batch(batch, image_encoder, point_encoder, blocks, lookup)
 
-# %% ../../nbs/features/04_extract.ipynb #de9c5c07
+# %% ../../nbs/features/04_extract.ipynb #13e6c662
 def extract(
     samples: Sequence,                    # of Sample; read one batch at a time
     image_encoder: ImageEncoder,
@@ -216,14 +223,15 @@ def extract(
     "Features of all samples, computed once: kept in `cache`, shared among the processes of `accelerator`."
     blocks = (image_encoder.depth - 1,) if blocks is None else tuple(blocks)
     if cache is not None and not isinstance(cache, DiskCache): cache = DiskCache(cache)
-    batches = [range(a, min(a + batch_size, len(samples))) for a in range(0, len(samples), batch_size)]
+    batches = [range(first, min(first + batch_size, len(samples))) for first in range(0, len(samples), batch_size)]
     stream = lambda batches: _stream(samples, batches, image_encoder, point_encoder, blocks, cache)
     if accelerator is None: return list(progress(stream(batches), label, total=len(samples)))
     from accelerate.utils import gather_object
     with accelerator.split_between_processes(batches) as mine:
         found = stream(mine)
-        if accelerator.is_local_main_process: found = progress(found, label, total=sum(map(len, mine)))  # one bar, not one a process
-        return gather_object(list(found))
+        if accelerator.is_local_main_process:  # one bar for all
+            found = progress(found, label, total=sum(map(len, mine)))
+        return gather_object(list(found))  # everybody's lists, joined in the order of the processes
 
 # %% ../../nbs/features/04_extract.ipynb #ab3c0432
 def pixel_recipe(
@@ -240,7 +248,7 @@ def pixel_recipe(
         recipe[name] = sorted(((p, w) for p, w in entries if w > 0), key=lambda entry: -entry[1])
     return recipe
 
-# %% ../../nbs/features/04_extract.ipynb #535f2c77
+# %% ../../nbs/features/04_extract.ipynb #f1872f87
 class PixelPanel:
     "Sliders that choose a pixel, and what it mixes."
     def __init__(self, features: Features, row: int = 0, column: int = 0):
@@ -256,5 +264,8 @@ class PixelPanel:
     def refresh(self, change=None):
         "Look up and show what the chosen pixel mixes."
         self.recipe = pixel_recipe(self.features, self.row.value, self.column.value)
-        text = {name: ", ".join(f"{p} ({w:.0%})" for p, w in entries[:8]) or "nothing: not measured" for name, entries in self.recipe.items()}
-        self.label.value = f"image patches: {text['image']}<br>point groups: {text['points']}"
+        lines = []
+        for title, entries in zip(("image patches", "point groups"), self.recipe.values()):
+            listed = ", ".join(f"{p} ({w:.0%})" for p, w in entries[:8]) or "nothing: not measured"
+            lines.append(f"{title}: {listed}")
+        self.label.value = "<br>".join(lines)
