@@ -28,10 +28,11 @@ __all__ = ['MANIFEST', 'UNFINISHED', 'MADE_BY', 'read_rgb', 'valid_xyz', 'read_x
            'Captures', 'CaptureFolders', 'read_manifest', 'capture_files', 'MVTec3D', 'prepare_dataset',
            'capture_picture', 'BrowsePanel']
 
-# %% ../../nbs/data/06_datasets.ipynb #6891925e
+# %% ../../nbs/data/06_datasets.ipynb #4c60735f
 def _open(path, read, expected):
     "`read(path)`, or a DataError that names the file."
-    try: return read(path)
+    try:
+        return read(path)
     except FileNotFoundError as error:
         raise DataError(path, "no such file", expected, "Check the path, or copy the data set again.") from error
     except Exception as error:  # image libraries raise many kinds of error on a broken file
@@ -52,7 +53,7 @@ def read_rgb(
     picture = _open(path, lambda p: _picture(p, "RGB"), "a whole colour picture")
     return np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255
 
-# %% ../../nbs/data/06_datasets.ipynb #cbbdafac
+# %% ../../nbs/data/06_datasets.ipynb #0c74a53f
 def valid_xyz(
     array: np.ndarray,              # (H,W,3) float; zeros, NaN or infinite where nothing was measured
     where="xyz",                    # named in messages
@@ -62,10 +63,12 @@ def valid_xyz(
         warnings.warn(f"{where}: {infinite} pixels hold infinite coordinates; they count as not measured.")
     valid = np.isfinite(array).all(-1) & (array != 0).any(-1)
     if not valid.any():
-        raise DataError(where, "no valid point: every pixel is zero, NaN or infinite", "at least one measured pixel", "Leave this capture out.")
-    return np.ascontiguousarray(np.where(valid[..., None], array, 0).transpose(2, 0, 1), dtype=np.float32), valid
+        raise DataError(where, "no valid point: every pixel is zero, NaN or infinite", "at least one measured pixel",
+                        "Leave this capture out.")
+    xyz = np.where(valid[..., None], array, 0).transpose(2, 0, 1)
+    return np.ascontiguousarray(xyz, dtype=np.float32), valid
 
-
+# %% ../../nbs/data/06_datasets.ipynb #e90c2c2c
 def _tiff(path):
     import tifffile
     array = tifffile.imread(path)
@@ -80,7 +83,8 @@ def read_xyz(
     expected = "a TIFF of H x W x 3 floating-point numbers, metres"
     array = _open(path, _tiff, expected)
     if array.dtype.kind != "f" or array.ndim != 3 or array.shape[-1] != 3:
-        raise DataError(path, f"{array.dtype} of shape {array.shape}", expected, "Convert depth pictures to points first; see the Eyecandies notebook.")
+        raise DataError(path, f"{array.dtype} of shape {array.shape}", expected,
+                        "Convert depth pictures to points first; see the Eyecandies notebook.")
     return valid_xyz(array, path)
 
 # %% ../../nbs/data/06_datasets.ipynb #8d9a7b93
@@ -91,7 +95,7 @@ def read_mask(
     picture = _open(path, _picture, "a grey picture, 0 where nothing is wrong")
     return (picture > 0).any(-1) if picture.ndim == 3 else picture > 0
 
-# %% ../../nbs/data/06_datasets.ipynb #9cb75d87
+# %% ../../nbs/data/06_datasets.ipynb #2f8e1726
 def read_sample(
     rgb,              # path of the photo
     xyz,              # path of the TIFF
@@ -99,7 +103,8 @@ def read_sample(
     **labels,         # category, defect, id of the Sample
 ) -> Sample:
     "One raw capture from its files."
-    photo, (points, valid) = read_rgb(rgb), read_xyz(xyz)
+    photo = read_rgb(rgb)
+    points, valid = read_xyz(xyz)
     mask = np.zeros(photo.shape[1:], bool) if gt is None else read_mask(gt)
     for path, shape in ((xyz, valid.shape), (gt, mask.shape)):
         if shape != photo.shape[1:]:
@@ -107,7 +112,7 @@ def read_sample(
                             "Files of one capture must come from the same data set, all raw or all prepared.")
     return Sample(photo, points, valid, mask, **labels)
 
-# %% ../../nbs/data/06_datasets.ipynb #cb5947ae
+# %% ../../nbs/data/06_datasets.ipynb #06c81d15
 @dataclass(frozen=True)
 class Entry:
     "Where one capture lies, and what is known about it without reading."
@@ -122,9 +127,16 @@ class Entry:
         "Unique within the data set, such as bagel/test/hole/003."
         return f"{self.category}/{self.split}/{self.defect}/{self.stem}"
 
-# %% ../../nbs/data/06_datasets.ipynb #039db4bd
+
+def _counts(defects):
+    "How many captures there are of each label, good ones first, such as '3 good, 1 crack'."
+    counts = Counter(defects)
+    names = sorted(counts, key=lambda name: (name != "good", name))
+    return ", ".join(f"{counts[name]} {name}" for name in names)
+
+# %% ../../nbs/data/06_datasets.ipynb #9abee254
 class Captures(Sequence):
-    "A list of captures: read when asked for. A subclass sets `entries` and knows how to `_read` one."
+    "A list of captures: read when asked for. A subclass sets `root`, `split`, `entries` and knows how to `_read` one."
     def __len__(self): return len(self.entries)
 
     def __getitem__(self, index):
@@ -146,11 +158,27 @@ class Captures(Sequence):
     def __repr__(self):
         rows = [f"{type(self).__name__}({str(self.root)!r}, split={self.split!r}): {len(self)} captures"]
         for category in self.categories:
-            counts = Counter(entry.defect for entry in self.entries if entry.category == category)
-            rows.append(f"  {category:12} " + ", ".join(f"{n} {defect}" for defect, n in sorted(counts.items(), key=lambda c: (c[0] != "good", c[0]))))
+            rows.append(f"  {category:12} " + _counts(e.defect for e in self.entries if e.category == category))
         return "\n".join(rows)
 
-# %% ../../nbs/data/06_datasets.ipynb #dfd41d01
+# %% ../../nbs/data/06_datasets.ipynb #fb06b1d5
+def _known_categories(root, folders):
+    "Categories under the root: folders that contain one of `folders`."
+    if not root.is_dir():
+        raise DataError(root, "no such folder", "the root of a data set",
+                        "Check the path; on Colab, mount or download the data first.")
+    def holds_one(path):
+        "Whether `path` is a category."
+        return any((path / name).is_dir() for name in folders)
+    known = sorted(p.name for p in root.iterdir() if p.is_dir() and holds_one(p))
+    if not known:
+        inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
+        here = "one category itself" if holds_one(root) else inside
+        raise DataError(root, here, f"one folder per category, each with {' or '.join(folders)}",
+                        "Give the folder above or below it.")
+    return known
+
+# %% ../../nbs/data/06_datasets.ipynb #5ec1cdce
 class CaptureFolders(Captures):
     "Captures in ROOT/CATEGORY/SPLIT. A subclass says how to `_list` one such folder."
     splits = {"train": "train", "validation": "validation", "test": "test"}  # name -> folder
@@ -162,27 +190,17 @@ class CaptureFolders(Captures):
     ):
         self.root, self.split = Path(root), split
         if split not in self.splits: raise unknown_name("split", split, self.splits)
-        known = self._known()
-        wanted = known if category is None else [category] if isinstance(category, str) else list(category)
+        folder = self.splits[split]
+        known = _known_categories(self.root, self.splits.values())
+        wanted = [category] if isinstance(category, str) else known if category is None else list(category)
         for name in wanted:
             if name not in known: raise unknown_name("category", name, known)
-        self.entries = [entry for name in sorted(wanted) for entry in self._list(name, self.root / name / self.splits[split])]
+        self.entries = [entry for name in sorted(wanted) for entry in self._list(name, self.root / name / folder)]
         if not self.entries:
-            raise DataError(self.root, f"no capture in split {split!r} of {', '.join(wanted)}", "at least one",
-                            f"Each category needs a folder {self.splits[split]!r} with captures in the layout of {type(self).__name__}.")
+            needed = f"Each category needs a folder {folder!r} with captures in the layout of {type(self).__name__}."
+            raise DataError(self.root, f"no capture in split {split!r} of {', '.join(wanted)}", "at least one", needed)
 
-    def _known(self):
-        "Categories under the root: folders that contain one of the splits."
-        if not self.root.is_dir():
-            raise DataError(self.root, "no such folder", "the root of a data set", "Check the path; on Colab, mount or download the data first.")
-        holds_split = lambda folder: any((folder / name).is_dir() for name in self.splits.values())
-        known = sorted(p.name for p in self.root.iterdir() if p.is_dir() and holds_split(p))
-        if not known:
-            here = "one category itself" if holds_split(self.root) else ", ".join(sorted(p.name for p in self.root.iterdir())[:8]) or "an empty folder"
-            raise DataError(self.root, here, f"one folder per category, each with {' or '.join(self.splits.values())}", "Give the folder above or below it.")
-        return known
-
-# %% ../../nbs/data/06_datasets.ipynb #fb6dac1c
+# %% ../../nbs/data/06_datasets.ipynb #d1a32dc7
 MANIFEST, UNFINISHED, MADE_BY = "manifest.json", "manifest.unfinished.jsonl", "mmad_nb.data.prepare"
 
 
@@ -193,17 +211,21 @@ def read_manifest(
     path = Path(root) / MANIFEST
     if path.exists():
         manifest = _open(path, lambda p: json.loads(p.read_text(encoding="utf8")), "the manifest of a data set")
-        if manifest.get("made_by") == MADE_BY: return manifest             # forged data sets have a manifest too, and are raw
+        if manifest.get("made_by") == MADE_BY: return manifest             # forged data sets have one too, and are raw
     if (Path(root) / UNFINISHED).exists():
-        raise DataError(root, "a data set that is half prepared", "all of it or nothing", "Run prepare_dataset again with the same arguments: it resumes.")
+        raise DataError(root, "a data set that is half prepared", "all of it or nothing",
+                        "Run prepare_dataset again with the same arguments: it resumes.")
 
-# %% ../../nbs/data/06_datasets.ipynb #d1f572ea
+# %% ../../nbs/data/06_datasets.ipynb #ec3576a8
 def capture_files(
     folder: Path,  # such as bagel/test/hole; "good" as its name means that no masks are needed
 ):                 # yields (stem, {"rgb": Path, "xyz": Path, "gt": Path})
     "The files of each capture in a folder, sorted; a DataError where one is missing."
-    kinds = {"rgb": (".png", ".jpg"), "xyz": (".tiff", ".tif")} | ({} if folder.name == "good" else {"gt": (".png",)})
-    files = {kind: {p.stem: p for p in (folder / kind).glob("*") if p.suffix in suffixes and p.name[0] != "."} for kind, suffixes in kinds.items()}
+    kinds = {"rgb": (".png", ".jpg"), "xyz": (".tiff", ".tif")}
+    if folder.name != "good": kinds["gt"] = (".png",)
+    files = {kind: {} for kind in kinds}
+    for kind, suffixes in kinds.items():
+        files[kind] = {p.stem: p for p in (folder / kind).glob("*") if p.suffix in suffixes and p.name[0] != "."}
     for stem in sorted(files["rgb"].keys() | files["xyz"].keys()):
         for kind in kinds:
             if stem not in files[kind]:
@@ -211,7 +233,7 @@ def capture_files(
                                 "Copy the missing file, or remove the rest of this capture.")
         yield stem, {kind: files[kind][stem] for kind in kinds}
 
-# %% ../../nbs/data/06_datasets.ipynb #5179618a
+# %% ../../nbs/data/06_datasets.ipynb #59523992
 class MVTec3D(CaptureFolders):
     "MVTec 3D-AD, or any data set in its layout."
     def __init__(self,
@@ -223,9 +245,11 @@ class MVTec3D(CaptureFolders):
         **settings,               # of prepare, such as eps or remove_plane
     ):
         super().__init__(root, category, split)
-        self.size, self.prepared, self.settings, self.manifest = size, prepared, settings, read_manifest(root)
+        self.size, self.prepared, self.settings = size, prepared, settings
+        self.manifest = read_manifest(root)
         if self.manifest and settings:
-            raise DataError(root, f"settings {sorted(settings)}", "none: this data set was prepared with its own", "Read the raw data set instead.")
+            raise DataError(root, f"settings {sorted(settings)}", "none: this data set was prepared with its own",
+                            "Read the raw data set instead.")
 
     def _list(self, category, folder):
         for defect in sorted(p.name for p in folder.glob("*") if p.is_dir()):
@@ -236,7 +260,7 @@ class MVTec3D(CaptureFolders):
         if not self.prepared: return sample
         return square(sample, self.size) if self.manifest else prepare(sample, self.size, **self.settings)
 
-# %% ../../nbs/data/06_datasets.ipynb #fb150d08
+# %% ../../nbs/data/06_datasets.ipynb #73d355c4
 def _facts(entry, size, settings, target):
     "Prepare one capture into `target`; what the manifest says about it."
     import tifffile
@@ -245,14 +269,16 @@ def _facts(entry, size, settings, target):
     seen = find_foreground(sample, **settings)
     ready = square(seen.cut(sample), size)
     folder = target / entry.category / entry.split / entry.defect
-    pictures = {"rgb": (ready.rgb.transpose(1, 2, 0) * 255).round().astype(np.uint8), "gt": ready.mask.astype(np.uint8) * 255}
-    with written_beside(folder / "xyz" / f"{entry.stem}.tiff") as beside: tifffile.imwrite(beside, ready.xyz.transpose(1, 2, 0).copy(), photometric="rgb")
-    for kind, picture in pictures.items():
+    photo = (ready.rgb.transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    with written_beside(folder / "xyz" / f"{entry.stem}.tiff") as beside:
+        tifffile.imwrite(beside, ready.xyz.transpose(1, 2, 0).copy(), photometric="rgb")
+    for kind, picture in (("rgb", photo), ("gt", ready.mask.astype(np.uint8) * 255)):
         with written_beside(folder / kind / f"{entry.stem}.png") as beside: Image.fromarray(picture).save(beside)
-    plane = seen.plane and {"normal": seen.plane.normal.tolist(), "offset": seen.plane.offset, "share": seen.plane.share}
+    plane = seen.plane
+    if plane: plane = {"normal": plane.normal.tolist(), "offset": plane.offset, "share": plane.share}
     return {"plane": plane, "removed": float(1 - seen.kept.sum() / sample.valid.sum()), "note": seen.note}
 
-
+# %% ../../nbs/data/06_datasets.ipynb #dc955730
 def _all_entries(source):
     "The captures of all splits that are there."
     splits = [split for split in MVTec3D.splits if any(source.glob(f"*/{split}/*/*"))]
@@ -263,7 +289,7 @@ def _hashes(entry):
     "SHA-256 of each source file of a capture."
     return {kind: hashlib.sha256(Path(path).read_bytes()).hexdigest() for kind, path in entry.files.items()}
 
-# %% ../../nbs/data/06_datasets.ipynb #e05e10f4
+# %% ../../nbs/data/06_datasets.ipynb #a41ccd3d
 def _begun(target, head):
     "Captures that `target` holds already, or a DataError if it is not ours to write in."
     if not target.exists() or not any(target.iterdir()): return {}
@@ -273,13 +299,32 @@ def _begun(target, head):
         lines = (target / UNFINISHED).read_text(encoding="utf8").split("\n")[:-1]      # the last line may be torn
         old, captures = (json.loads(lines[0]) if lines else head), dict(json.loads(line) for line in lines[1:])
     else:
-        raise DataError(target, "a folder with other files in it", "an empty or new folder, or one that prepare_dataset began", "Choose another target.")
+        raise DataError(target, "a folder with other files in it",
+                        "an empty or new folder, or one that prepare_dataset began", "Choose another target.")
     if old != head:
         different = [f"{key} {old.get(key)!r} instead of {head[key]!r}" for key in head if old.get(key) != head[key]]
-        raise DataError(target, f"a data set prepared with {'; '.join(different)}", "the same source and settings", "Choose another target.")
+        raise DataError(target, f"a data set prepared with {'; '.join(different)}", "the same source and settings",
+                        "Choose another target.")
     return captures
 
-# %% ../../nbs/data/06_datasets.ipynb #3a7a3795
+# %% ../../nbs/data/06_datasets.ipynb #ff796526
+def _check_places(source, target):
+    "DataError if preparing `source` into `target` would spoil one of them."
+    if source == target or source in target.parents or target in source.parents:
+        raise DataError(target, f"a target that is, holds or lies in the source {source}", "a folder apart",
+                        "Raw data must stay raw: choose another target.")
+    if read_manifest(source):
+        raise DataError(source, "a data set that is prepared already", "a raw one",
+                        "Preparing twice would cut into the objects. Read it with MVTec3D as it is.")
+
+
+def _how(source, size, settings):
+    "The head of the manifest: all that decides what a prepared capture looks like."
+    parameters = inspect.signature(find_foreground).parameters.items()
+    defaults = {name: p.default for name, p in parameters if p.default is not p.empty}
+    return {"package": __version__, "source": str(source), "size": size, "settings": defaults | settings}
+
+# %% ../../nbs/data/06_datasets.ipynb #9415f87b
 def prepare_dataset(
     source,                  # root of a raw data set in MVTec 3D-AD's layout
     target,                  # new folder for the prepared one
@@ -288,12 +333,8 @@ def prepare_dataset(
 ) -> Path:                   # `target`
     "Prepare all captures of `source` into a new tree with a manifest. Resumes where it was stopped."
     source, target = Path(source).resolve(), Path(target).resolve()
-    if source == target or source in target.parents or target in source.parents:
-        raise DataError(target, f"a target that is, holds or lies in the source {source}", "a folder apart", "Raw data must stay raw: choose another target.")
-    if read_manifest(source):
-        raise DataError(source, "a data set that is prepared already", "a raw one", "Preparing twice would cut into the objects. Read it with MVTec3D as it is.")
-    defaults = {name: p.default for name, p in inspect.signature(find_foreground).parameters.items() if p.default is not p.empty}
-    head = {"package": __version__, "source": str(source), "size": size, "settings": defaults | settings}
+    _check_places(source, target)
+    head = _how(source, size, settings)
     done, entries = _begun(target, head), _all_entries(source)
     target.mkdir(parents=True, exist_ok=True)
     with written_beside(target / UNFINISHED) as beside:
@@ -303,13 +344,14 @@ def prepare_dataset(
             hashes = _hashes(entry)
             if done.get(entry.id, {}).get("sources") == hashes: continue
             done[entry.id] = {"sources": hashes, **_facts(entry, size, settings, target)}
-            log.write(json.dumps([entry.id, done[entry.id]]) + "\n"); log.flush()
+            log.write(json.dumps([entry.id, done[entry.id]]) + "\n")
+            log.flush()
     with written_beside(target / MANIFEST) as beside:
         beside.write_text(json.dumps({"made_by": MADE_BY, "how": head, "captures": done}, indent=1), encoding="utf8")
     (target / UNFINISHED).unlink()
     return target
 
-# %% ../../nbs/data/06_datasets.ipynb #18cf5d14
+# %% ../../nbs/data/06_datasets.ipynb #eafcda6d
 def capture_picture(
     sample: Sample,  # any sample
 ) -> np.ndarray:     # (H,3W,3) uint8: photo, distance (near is bright), mask over grey
@@ -317,7 +359,7 @@ def capture_picture(
     import matplotlib
     photo = sample.rgb.transpose(1, 2, 0)
     z = sample.xyz[2]
-    low, high = np.percentile(z[sample.valid], (1, 99)) if sample.valid.any() else (0, 1)
+    low, high = np.percentile(z[sample.valid], (1, 99)) if sample.valid.any() else (0, 1)   # the range of this capture
     near = np.clip((high - z) / max(high - low, 1e-6), 0, 1)
     distance = matplotlib.colormaps["viridis"](near)[..., :3] * sample.valid[..., None]
     grey = np.repeat(0.6 * photo.mean(-1, keepdims=True), 3, -1)
