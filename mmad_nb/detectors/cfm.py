@@ -42,12 +42,12 @@ class GoodSamples(Sequence):
         self.ids[i] = sample.id or f"number {i}"
         return sample
 
-# %% ../../nbs/detectors/02_cfm.ipynb #13385d8d
+# %% ../../nbs/detectors/02_cfm.ipynb #bd11aa86
 def number_type(
     name: str,      # "float32" or "bfloat16"
     device,         # where the products are done
 ) -> torch.dtype:
-    "The type to multiply in: bfloat16 if asked for and faster on this device, else float32."
+    "The type to multiply in: bfloat16 if asked for and this device has instructions for it, else float32."
     if name not in ("float32", "bfloat16"): raise unknown_name("compute_dtype", name, ("float32", "bfloat16"))
     return torch.bfloat16 if name == "bfloat16" and bfloat16_pays(str(device)) else torch.float32
 
@@ -63,7 +63,7 @@ CFM_WEIGHTS = (
            meaning="Share of geometry: 0 the photo alone, 1 the shape alone, 0.5 the published rule."),
 )
 
-# %% ../../nbs/detectors/02_cfm.ipynb #206dd220
+# %% ../../nbs/detectors/02_cfm.ipynb #def17a99
 @register("cfm")
 class CFM(Detector):
     "Crossmodal feature mapping: where colour and shape do not announce each other, something is wrong."
@@ -76,7 +76,7 @@ class CFM(Detector):
         "lr": 1e-3, "seed": 0,
         "blur": True,                # box means after fusion: 5x5 five times, 7x7 three times
         "release_scores": False,     # image score of the published code instead of the plain maximum
-        "compute_dtype": "float32",  # or "bfloat16", used where the hardware multiplies it faster
+        "compute_dtype": "float32",  # or "bfloat16", used where the hardware has instructions for it
     }
     weights = CFM_WEIGHTS
 
