@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from .shapes import Surface, build_surface, png_bytes
+from ..core.runtime import png_bytes
+from .shapes import Surface, build_surface
 
 # %% auto #0
 __all__ = ['DISTANCE', 'FIELD', 'NOISE', 'STEP', 'view_rays', 'dot', 'unit', 'Setup', 'draw_setup', 'table_coordinates',

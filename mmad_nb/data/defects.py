@@ -11,8 +11,8 @@ from typing import Callable
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from ..core.runtime import unknown_name
-from .shapes import Surface, build_surface, dome, mix, noise, picture, png_bytes, ramp
+from ..core.runtime import png_bytes, unknown_name
+from .shapes import Surface, build_surface, dome, mix, noise, picture, ramp
 
 # %% auto #0
 __all__ = ['VISIBLE_HEIGHT', 'VISIBLE_COLOR', 'defect_mask', 'choose_place', 'line_distance', 'defect', 'list_defects',

@@ -14,15 +14,15 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from .. import __version__
-from ..core.runtime import DataError, progress, unknown_name, written_beside
+from ..core.runtime import DataError, png_bytes, progress, unknown_name, written_beside
 from .camera import draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
 from .defects import add_defect, choose_place, defect_mask, list_defects
-from .sample import Sample
-from .shapes import Surface, build_surface, list_categories, mix, noise, png_bytes
+from .sample import CloudView, Sample
+from .shapes import Surface, build_surface, list_categories, mix, noise
 
 # %% auto #0
 __all__ = ['MANIFEST', 'on_table', 'forge_sample', 'plan', 'files_of', 'write_capture', 'claim', 'forge', 'sample_data',
-           'depth_image', 'colored_points', 'forge_controls', 'ForgePanel']
+           'depth_image', 'forge_controls', 'ForgePanel']
 
 # %% ../../nbs/data/02_forge.ipynb #0b3a6363
 def on_table(
@@ -178,15 +178,6 @@ def depth_image(
     return (sample.valid * (40 + 215 * (far - z) / max(far - near, 1e-9))).clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/data/02_forge.ipynb #f34ebddc
-def colored_points(
-    sample: Sample,
-) -> tuple[np.ndarray, np.ndarray]:  # positions (N,3) with y up, colours (N,) uint32 0xRRGGBB, as k3d wants them
-    "The measured points of a sample with the colours of its photo."
-    cloud = sample.cloud()
-    r, g, b = (cloud.colors.T * 255).astype(np.uint32)  # one number a colour: 8 bits each for red, green, blue
-    return cloud.points * np.float32([1, -1, -1]), (r << 16) + (g << 8) + b
-
-
 def forge_controls() -> dict:
     "One control for each argument of `forge_sample`, in its order."
     import ipywidgets as W
@@ -204,22 +195,20 @@ class ForgePanel:
         size: int = 160,  # pixels along each edge of what is forged
     ):
         import ipywidgets as W
-        import k3d
         self.size, self.controls = size, forge_controls()
         vars(self).update(self.controls)  # self.category, self.defect, ...
         self.photo, self.depth, self.label = W.Image(width=240), W.Image(width=240), W.Label()
-        self.points = k3d.points(np.zeros((1, 3), np.float32), point_size=.0012, shader="flat")
-        self.plot = k3d.plot(height=320, grid_visible=False, camera_auto_fit=True)
-        self.plot += self.points
+        self.view = CloudView()
         for control in self.controls.values(): control.observe(self.refresh, "value")
         left = W.VBox([*self.controls.values(), self.label])
-        self.box = W.VBox([W.HBox([left, self.photo, self.depth]), self.plot])
+        self.box = W.VBox([W.HBox([left, self.photo, self.depth]), self.view.plot])
         self.refresh()
 
     def refresh(self, change=None):
         "Forge anew and show it; the widgets stay, only their contents change."
         self.sample = forge_sample(*(control.value for control in self.controls.values()), size=self.size)
-        with self.points.hold_sync(): self.points.positions, self.points.colors = colored_points(self.sample)
+        cloud = self.sample.cloud()
+        self.view.show(cloud.points, cloud.colors)
         self.photo.value = png_bytes((self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
         self.depth.value = png_bytes(depth_image(self.sample))
         self.label.value = f"{int(self.sample.mask.sum())} defective pixels"

@@ -13,7 +13,7 @@ import numpy as np
 from .. import __version__
 from ..core.runtime import progress, unknown_name, written_beside
 from .forge import claim
-from .sample import Cloud
+from .sample import Cloud, CloudView
 from .shapes import ramp
 
 # %% auto #0
@@ -265,23 +265,18 @@ class CloudForgePanel:
     "Forge a cloud with named controls and turn it in k3d."
     def __init__(self):
         import ipywidgets as W
-        import k3d
         self.category = W.Dropdown(options=list_cloud_categories(), description="category")
         self.defect = W.Dropdown(options=["good", *CLOUD_DEFECTS], value="bulge", description="defect")
         self.strength = W.FloatSlider(value=1, min=0, max=2, step=.1, description="strength")
         self.extent = W.FloatSlider(value=1, min=.4, max=2, step=.1, description="extent")
         self.controls, self.label = (self.category, self.defect, self.strength, self.extent), W.Label()
-        self.points = k3d.points(np.zeros((1, 3), np.float32), point_size=.02, shader="3d")
-        self.plot = k3d.plot(height=360, grid_visible=False)
-        self.plot += self.points
+        self.view = CloudView(direction=(0.5, -0.8, 0.45), up=(0, 0, 1))
         for control in self.controls: control.observe(self.refresh, "value")
-        self.box = W.VBox([*self.controls, self.label, self.plot])
+        self.box = W.VBox([*self.controls, self.label, self.view.plot])
         self.refresh()
 
     def refresh(self, change=None):
-        "Forge anew and send points and colours together."
+        "Forge anew and show points and colours."
         self.cloud = forge_cloud(*(control.value for control in self.controls), points=6000)
-        with self.points.hold_sync():
-            self.points.positions = self.cloud.points
-            self.points.colors = np.where(self.cloud.labels, 0xD03020, 0x7090B0).astype(np.uint32)
+        self.view.show(self.cloud.points, np.where(self.cloud.labels[:, None], [0.9, 0.62, 0.0], [0.44, 0.56, 0.69]))
         self.label.value = f"{self.cloud.labels.mean():.1%} of the points are defective"

@@ -127,6 +127,7 @@ class CloudView:
     def show(self,
         positions: np.ndarray,  # (N,3), any unit
         colors: np.ndarray,     # (N,3) in [0,1]
+        aim: bool = False,      # whether the view turns back to its start, as for another object
     ):
         "Show these points instead of the last ones."
         import k3d
@@ -135,10 +136,10 @@ class CloudView:
         red, green, blue = (colors.T * 255).astype(np.uint32)
         fresh = k3d.points(positions.astype(np.float32), colors=(red << 16) + (green << 8) + blue, shader="flat",
                            point_size=1.3 * reach / len(positions) ** 0.5)
-        if self.points is None:
+        if self.points is None or aim:
             centre = (low + high) / 2
             self.plot.camera = [*map(float, centre + 0.95 * reach * self.direction), *map(float, centre), *self.up]
-        else: self.plot -= self.points
+        if self.points is not None: self.plot -= self.points
         self.plot += fresh
         self.points = fresh
 

@@ -10,13 +10,13 @@ from typing import Callable
 
 import numpy as np
 
-from ..core.runtime import unknown_name
+from ..core.runtime import png_bytes, unknown_name
 
 # %% auto #0
 __all__ = ['Surface', 'ramp', 'dome', 'mix', 'noise', 'rough', 'dots', 'inside_disc', 'inside_box', 'plate', 'category',
            'list_categories', 'build_surface', 'picture', 'bagel', 'cookie', 'carrot', 'potato', 'steel', 'gear',
            'washer', 'bracket', 'bolt', 'peach', 'banana', 'star', 'strawberry', 'brick', 'button', 'elbow', 'key',
-           'ShapePanel', 'png_bytes']
+           'ShapePanel']
 
 # %% ../../nbs/data/01a_shapes.ipynb #b2dce894
 @dataclass(frozen=True)
@@ -433,14 +433,3 @@ class ShapePanel:
         self.photo.value = png_bytes(picture(self.surface))
         area = (self.surface.height > 0).mean() * 144  # the picture shows 12 cm x 12 cm
         self.label.value = f"{self.surface.height.max():.1f} mm tall, covers {area:.0f} cm2"
-
-# %% ../../nbs/data/01a_shapes.ipynb #688cab1d
-def png_bytes(
-    image: np.ndarray,  # (H,W,3) or (H,W) uint8
-) -> bytes:
-    "The image as a PNG file in memory, which is what `ipywidgets.Image` wants."
-    import io
-    from PIL import Image
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
