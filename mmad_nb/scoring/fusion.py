@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-from ..core.runtime import DataError, unknown_name
+from ..core.runtime import DataError, png_bytes, unknown_name
 
 # %% auto #0
 __all__ = ['RULES', 'BLUR', 'SCORES', 'SCALES', 'fuse_maps', 'blur_matrix', 'box_blur', 'image_score', 'nonzero_mean',
@@ -113,13 +113,9 @@ def png(
     picture: torch.Tensor,  # (H,W), >= 0
 ) -> bytes:
     "A map as a PNG file in magma colours, black at 0 and bright at its maximum."
-    import io
     from matplotlib import colormaps
-    from PIL import Image
-    out = io.BytesIO()
     shown = (picture / picture.max().clamp(min=1e-12)).detach().cpu().numpy()
-    Image.fromarray(colormaps["magma"](shown, bytes=True)[..., :3]).save(out, "PNG")
-    return out.getvalue()
+    return png_bytes(colormaps["magma"](shown, bytes=True)[..., :3])
 
 # %% ../../nbs/scoring/02_fusion.ipynb #fce50a82
 class FusionPanel:
