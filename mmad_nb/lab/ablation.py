@@ -56,7 +56,7 @@ def metric_label(
     if "@" in name: return name.replace("aupro@", "AUPRO to ") + " %"
     return " ".join(word if word in ("image", "pixel") else word.upper() for word in name.split("_"))
 
-# %% ../../nbs/lab/02_ablation.ipynb #58ea0357
+# %% ../../nbs/lab/02_ablation.ipynb #d4272a5b
 def metric_table(
     now,        # mapping from metric to value
     reference,  # the same with the default weights
@@ -64,8 +64,8 @@ def metric_table(
     "The metrics beside those of the default weights, with the change in colour, sign and arrow."
     style, rows = "padding:2px 12px;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap", []
     for name, value in now.items():
-        change = value - reference[name]
-        arrow, color = ("▲", LINES[0]) if change >= 5e-4 else ("▼", LINES[1]) if change <= -5e-4 else ("=", "inherit")
+        change = round(value - reference[name], 3) + 0.0                  # + 0.0: no "-0.000"
+        arrow, color = ("▲", LINES[0]) if change > 0 else ("▼", LINES[1]) if change < 0 else ("=", "inherit")
         cells = (f"{reference[name]:.3f}", f"{value:.3f}", f"<span style='color:{color}'>{change:+.3f} {arrow}</span>")
         if np.isnan(change): cells = "", "undefined", ""                # such as any AUPRO without a defective pixel
         rows.append(f"<tr><th scope='row' style='padding:2px 12px;text-align:left;font-weight:normal'>{metric_label(name)}</th>"
