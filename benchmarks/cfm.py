@@ -48,9 +48,9 @@ def make(folder: Path) -> None:
 def timed(infer):
     "Once to warm up, once against the clock."
     infer()
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     result = infer()
-    return result, time.perf_counter() - start
+    return result, {"seconds": time.perf_counter() - start, "processor": time.process_time() - processor}
 
 
 # ---- ours -----------------------------------------------------------------------------------------------------------
@@ -84,9 +84,9 @@ def ours(folder: Path, dtype: str) -> dict:
         maps = detector.fuse(parts)
         return parts, detector.image_scores(maps)
 
-    (parts, _), seconds = timed(infer)
+    (parts, _), took = timed(infer)
     np.savez(folder / f"ours-{dtype}.npz", rgb=parts["rgb"][0], xyz=parts["xyz"][0], valid=parts.valid[0])
-    return {"seconds": seconds, "used": str(detector.dtype)}
+    return {**took, "used": str(detector.dtype)}
 
 
 def rounded(folder: Path) -> dict:
@@ -144,8 +144,8 @@ def peer(folder: Path) -> dict:
     torch.manual_seed(0)
     model, batch = peer_model(folder), peer_input(folder)
     with torch.inference_mode():
-        _, seconds = timed(lambda: model(*batch))
-    return {"seconds": seconds}
+        _, took = timed(lambda: model(*batch))
+    return took
 
 
 def peer_maps(folder: Path) -> dict:
@@ -196,6 +196,9 @@ def main() -> None:
     whole = alternate_commands(jobs, repeats=options.repeats)
     runs = {name: [Run(said(run)["seconds"], run.peak) for run in rs] for name, rs in whole.items()}
     table(runs, "one inference")
+    busy = {name: np.median([said(run)["processor"] for run in rs]) for name, rs in whole.items()}
+    print("processor seconds, all cores added (steadier on a shared machine): "
+          + ", ".join(f"{name} {value:.1f}" for name, value in busy.items()))
 
     for child in (command(sys.executable, "rounded"), command(options.peer_python, "peer_maps")): run_command(child)
     print("\nscores, on valid pixels, before fusion:")
