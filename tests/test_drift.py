@@ -73,7 +73,7 @@ def test_links_lead_somewhere(path):
 def test_notebook_is_fit_to_read(path):
     raw = path.read_text(encoding="utf8")
     notebook = json.loads(raw)
-    head = "".join(notebook["cells"][0]["source"]).splitlines()
+    head = [line for line in "".join(notebook["cells"][0]["source"]).splitlines() if line]
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(raw) < 300_000, f"{len(raw)} bytes: drop outputs"
     assert "widgets" not in notebook["metadata"], "saved widget state"
