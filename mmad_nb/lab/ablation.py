@@ -219,14 +219,16 @@ def _build(self):
     self.image = W.Image(format="png", layout=W.Layout(width="560px", height="280px"))
     self.bar, self.table, self.message = W.HTML(), W.HTML(), W.HTML()
     origin = W.HTML(escape(getattr(self.components, "provenance", "")))
-    self.image.add_class("mmad-map"), self.table.add_class("mmad-metrics")
+    self.image.add_class("mmad-map")
+    self.table.add_class("mmad-metrics")
     self.cloud = LiveCloud(self.clouds[i], self.result.maps[i], self.limits)
     self.strip = ScoreStrip(self.samples, lambda i: setattr(self.sample, "value", i))
     self.button = W.Button(description="default weights", tooltip="set all weights to their defaults")
     self.button.on_click(lambda _: self.reset())
     meanings = {w.name: W.HTML(escape(w.meaning)) for w in self.detector.weights}
     rows = [W.HBox([control, meanings[name]]) for name, control in self.controls.items()]
-    turn, wrap = W.Box([self.cloud.plot], layout=W.Layout(width="360px", height="340px")), W.Layout(flex_flow="row wrap")
+    turn = W.Box([self.cloud.plot], layout=W.Layout(width="360px", height="340px"))
+    wrap = W.Layout(flex_flow="row wrap")
     dots = W.Box([self.strip.figure], layout=W.Layout(width="470px", height=f"{self.strip.figure.layout.height + 10}px"))
     turn.add_class("mmad-cloud")
     weights = W.VBox(rows)
