@@ -298,6 +298,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mmad_nb.data.sample.CloudView': ('data/sample.html#cloudview', 'mmad_nb/data/sample.py'),
                                      'mmad_nb.data.sample.CloudView.__init__': ( 'data/sample.html#cloudview.__init__',
                                                                                  'mmad_nb/data/sample.py'),
+                                     'mmad_nb.data.sample.CloudView.aim': ('data/sample.html#cloudview.aim', 'mmad_nb/data/sample.py'),
                                      'mmad_nb.data.sample.CloudView.show': ('data/sample.html#cloudview.show', 'mmad_nb/data/sample.py'),
                                      'mmad_nb.data.sample.DarkPanel': ('data/sample.html#darkpanel', 'mmad_nb/data/sample.py'),
                                      'mmad_nb.data.sample.DarkPanel.__init__': ( 'data/sample.html#darkpanel.__init__',

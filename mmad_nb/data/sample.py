@@ -131,17 +131,22 @@ class CloudView:
     ):
         "Show these points instead of the last ones."
         import k3d
-        low, high = positions.min(0), positions.max(0)
-        reach = float(np.linalg.norm(high - low)) or 1.0
         red, green, blue = (colors.T * 255).astype(np.uint32)
+        reach = float(np.linalg.norm(np.ptp(positions, axis=0))) or 1.0
         fresh = k3d.points(positions.astype(np.float32), colors=(red << 16) + (green << 8) + blue, shader="flat",
                            point_size=1.3 * reach / len(positions) ** 0.5)
-        if self.points is None or aim:
-            centre = (low + high) / 2
-            self.plot.camera = [*map(float, centre + 0.95 * reach * self.direction), *map(float, centre), *self.up]
+        if self.points is None or aim: self.aim(positions)
         if self.points is not None: self.plot -= self.points
         self.plot += fresh
         self.points = fresh
+
+    def aim(self,
+        positions: np.ndarray,  # (N,3)
+    ):
+        "Look at these points from the view's direction."
+        low, high = positions.min(0), positions.max(0)
+        centre, reach = (low + high) / 2, float(np.linalg.norm(high - low)) or 1.0
+        self.plot.camera = [*map(float, centre + 0.95 * reach * self.direction), *map(float, centre), *self.up]
 
 # %% ../../nbs/data/01_sample.ipynb #b46a10e8
 class DarkPanel:

@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from ..core.runtime import DataError, content_hash, pick_device
+from ..data.sample import CloudView
 
 # %% auto #0
 __all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius', 'group_points', 'folded', 'GroupEncoder',
@@ -357,13 +358,14 @@ class GroupsPanel:
         self.points, self.order = points, farthest_point_sampling(points, min(most, len(points)))
         self.groups = W.IntSlider(value=min(384, most), min=8, max=most, step=8, description="groups")
         self.size = W.SelectionSlider(options=[8, 16, 32, 64, 128], value=32, description="group size")
-        self.label, self.plot = W.Label(), k3d.plot(height=340, grid_visible=False, menu_visibility=False)
+        self.label, self.view = W.Label(), CloudView(height=340)
         spacing = knn(points[:1000], points, 2)[0][:, 1].median().item()
         colours = dict(attribute=np.zeros(len(points)), color_map=k3d.matplotlib_color_maps.Viridis, color_range=[0, 6])
-        self.drawn = k3d.points(points.numpy() * [1, -1, -1], point_size=1.5 * spacing, shader="flat", **colours)
-        self.plot += self.drawn
+        self.drawn = k3d.points(points.numpy(), point_size=1.5 * spacing, shader="flat", **colours)
+        self.view.plot += self.drawn
+        self.view.aim(points.numpy())
         for control in (self.groups, self.size): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.groups, self.size]), self.label, self.plot])
+        self.box = W.VBox([W.HBox([self.groups, self.size]), self.label, self.view.plot])
         self.refresh()
 
     def refresh(self, change=None):
