@@ -287,7 +287,8 @@ class CloudPanel:
     "A slider over a data set of clouds, and the one it points to in k3d."
     def __init__(self, dataset: Sequence):
         import ipywidgets as W
-        self.dataset, self.label, self.view = dataset, W.Label(), CloudView(direction=(0.5, -0.8, 0.45), up=(0, 0, 1))
+        self.dataset, self.label = dataset, W.Label()
+        self.view = CloudView(direction=(0.5, -0.8, 0.45), up=(0, 0, 1), shader="3d")
         self.index = W.IntSlider(value=0, min=0, max=len(dataset) - 1, description="cloud")
         self.index.observe(self.refresh, "value")
         self.box = W.VBox([self.index, self.label, self.view.plot])

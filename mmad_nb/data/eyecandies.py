@@ -195,7 +195,7 @@ class FocalPanel:
     "A focal length, and the points that it makes of a depth picture, from the side in k3d."
     def __init__(self, depth: np.ndarray, pose: np.ndarray, focal: float):
         import ipywidgets as W
-        self.depth, self.pose, self.label, self.view = depth, pose, W.Label(), CloudView()
+        self.depth, self.pose, self.label, self.view = depth, pose, W.Label(), CloudView(shader="3d")
         self.focal = W.FloatSlider(value=focal, min=focal / 3, max=focal * 3, step=focal / 30, description="focal, px")
         self.focal.observe(self.refresh, "value")
         self.box = W.VBox([self.focal, self.label, self.view.plot])

@@ -270,7 +270,7 @@ class CloudForgePanel:
         self.strength = W.FloatSlider(value=1, min=0, max=2, step=.1, description="strength")
         self.extent = W.FloatSlider(value=1, min=.4, max=2, step=.1, description="extent")
         self.controls, self.label = (self.category, self.defect, self.strength, self.extent), W.Label()
-        self.view = CloudView(direction=(0.5, -0.8, 0.45), up=(0, 0, 1))
+        self.view = CloudView(direction=(0.5, -0.8, 0.45), up=(0, 0, 1), shader="3d")
         for control in self.controls: control.observe(self.refresh, "value")
         self.box = W.VBox([*self.controls, self.label, self.view.plot])
         self.refresh()

@@ -119,9 +119,10 @@ class CloudView:
         direction=(0.35, -0.45, -0.82),  # from the points to the viewer; in the sensor frame y is down and z away
         up=(0, -1, 0),                   # what is up on the screen
         height: int = 320,               # pixels
+        shader: str = "flat",            # "3d" lights each point like a small ball, for clouds of one colour
     ):
         import k3d
-        self.direction, self.up, self.points = np.array(direction), list(map(float, up)), None
+        self.direction, self.up, self.points, self.shader = np.array(direction), list(map(float, up)), None, shader
         self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0)
 
     def show(self,
@@ -133,7 +134,7 @@ class CloudView:
         import k3d
         red, green, blue = (colors.T * 255).astype(np.uint32)
         reach = float(np.linalg.norm(np.ptp(positions, axis=0))) or 1.0
-        fresh = k3d.points(positions.astype(np.float32), colors=(red << 16) + (green << 8) + blue, shader="flat",
+        fresh = k3d.points(positions.astype(np.float32), colors=(red << 16) + (green << 8) + blue, shader=self.shader,
                            point_size=1.3 * reach / len(positions) ** 0.5)
         if self.points is None or aim: self.aim(positions)
         if self.points is not None: self.plot -= self.points
