@@ -10,7 +10,7 @@ RUN := OMP_NUM_THREADS=1
 .PHONY: lab tour test export stills drift notebooks unit clean
 
 lab: $(VENV)/.lab
-	$(BIN)/jupyter lab nbs/00_tour.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_tour.ipynb
 
 tour: $(VENV)/.lab
 	$(BIN)/python .ci/tour.py
