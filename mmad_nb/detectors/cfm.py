@@ -166,7 +166,8 @@ def components(self,
 ) -> Components:
     "Maps `rgb` (image features, guessed from the shape) and `xyz` (point features, guessed from the photo)."
     self.need_fit()
-    mappers, maps, valid, ids = copy.deepcopy(self.mappers).to(self.dtype), [], [], []
+    rounded, maps, valid, ids = self.dtype != torch.float32, [], [], []
+    mappers = copy.deepcopy(self.mappers).to(self.dtype) if rounded else self.mappers
     for sample, features in progress(stream(self, samples, cache), f"cfm on {self.provenance}", total=len(samples)):
         check_features(features, sample.id)
         maps.append(distance_maps(mappers, features)); valid.append(features.valid); ids.append(sample.id)

@@ -137,7 +137,7 @@ def _joint_statistics(g, l, square):
     mean = torch.cat([g, l], 1).mean(0)
     return mean, second - torch.outer(mean, mean)
 
-# %% ../../nbs/features/02_points.ipynb #5f2ba9e5
+# %% ../../nbs/features/02_points.ipynb #08104332
 class GroupEncoder(nn.Module):
     "Mini-PointNet: the offsets of one group become one token, whatever the order of the points."
     def __init__(self,
@@ -158,47 +158,53 @@ class GroupEncoder(nn.Module):
     ) -> torch.Tensor:          # (G,dim)
         "One token for each group."
         parts = offsets.split(max(1, self.chunk // offsets.shape[1]))     # some groups at a time
-        local = self._local(offsets)
-        summary, weight, bias = self._summary(parts, local)
-        return self._tokens(parts, local, summary, weight.to(offsets.dtype), bias.to(offsets.dtype))
+        first = self._first(offsets)
+        return self._tokens(parts, first, *self._summary(parts, first))
 
-# %% ../../nbs/features/02_points.ipynb #a9d2ac3f
-def _local(self, offsets):
-    "The first half as a function: (g,S,3) offsets -> (g,S,middle), one vector for each point."
+# %% ../../nbs/features/02_points.ipynb #df25edc2
+def _first(self, offsets):
+    "The first layer and its normalisation as a function: (g,S,3) offsets -> (g,S,small), h of each point."
     flat, statistics = offsets.reshape(-1, 3).float(), ()
     if self.batch_statistics: statistics = flat.mean(0), torch.cov(flat.T, correction=0)
     weight, bias = (t.to(offsets.dtype) for t in folded(*self.first_conv[:2], *statistics))
-    last = self.first_conv[3]
-    return lambda part: F.linear(F.relu_(F.linear(part, weight, bias)), last.weight[..., 0], last.bias)
+    return lambda part: F.relu_(F.linear(part, weight, bias))
 
 
-def _summary(self, parts, local):
-    "The first round: the maximum g of each group, and weight and bias of the folded third layer."
-    largest, means, square = [], [], 0
-    for part in parts:
-        l = local(part)
-        largest.append(l.amax(1))
+def _summary(self, parts, first):
+    "The first round: the maximum g of each group, and weight and bias of the folded third layer; g and l lack b_2."
+    second, n = self.first_conv[3].weight[..., 0], len(parts[0])
+    g = second.new_empty(sum(map(len, parts)), len(second))               # whole at once: many small arrays, made
+    means, square = g.new_zeros(len(g), second.shape[1]).float(), 0       # between large ones, scatter the memory
+    for i, part in enumerate(parts):
+        h, rows = first(part), slice(i * n, i * n + len(part))
+        g[rows] = F.linear(h, second).amax(1)
         if self.batch_statistics:
-            l = l.float()
-            means.append(l.mean(1))
-            square = square + torch.einsum("gsa,gsb->ab", l, l) / l.shape[1]  # sum over the groups of the mean of l l^T
-    g, statistics = torch.cat(largest), ()
-    if self.batch_statistics: statistics = _joint_statistics(g.float(), torch.cat(means), square / len(g))
+            means[rows] = h.float().mean(1)
+            square = square + torch.einsum("gsa,gsb->ab", h.float(), h.float()) / h.shape[1]
+    if not self.batch_statistics:
+        weight, bias = folded(*self.second_conv[:2])
+        return g, weight, bias + weight @ self.first_conv[3].bias.float().repeat(2)
+    second = second.float()
+    statistics = _joint_statistics(g.float(), means @ second.T, second @ (square / len(g)) @ second.T)
     return g, *folded(*self.second_conv[:2], *statistics)
 
-# %% ../../nbs/features/02_points.ipynb #35a6d3c4
-def _tokens(self, parts, local, summary, weight, bias):
-    "The second round: third layer, relu, fourth layer and the maximum over each group."
-    for_group, for_point = weight.chunk(2, 1)                       # A and B
-    shared = F.linear(summary, for_group, bias)
-    last, tokens = self.second_conv[3], []
-    for part, of_group in zip(parts, shared.split(len(parts[0]))):
-        hidden = F.relu_(F.linear(local(part), for_point) + of_group[:, None])
-        tokens.append(F.linear(hidden, last.weight[..., 0]).amax(1) + last.bias)  # max(y) + b is max(y + b)
-    return torch.cat(tokens)
+# %% ../../nbs/features/02_points.ipynb #268026d4
+def _tokens(self, parts, first, summary, weight, bias):
+    "The second round: second and third layer as one, relu, fourth layer and the maximum over each group."
+    for_group, for_point = weight.chunk(2, 1)                             # A and B
+    for_point = (for_point @ self.first_conv[3].weight[..., 0].float()).to(summary.dtype)
+    shared = F.linear(summary, for_group.to(summary.dtype), bias.to(summary.dtype))
+    last, n = self.second_conv[3], len(parts[0])
+    tokens = summary.new_empty(len(summary), len(last.weight))
+    for i, part in enumerate(parts):
+        rows = slice(i * n, i * n + len(part))
+        hidden = F.linear(first(part), for_point)
+        hidden += shared[rows, None]
+        tokens[rows] = F.linear(F.relu_(hidden), last.weight[..., 0]).amax(1)
+    return tokens + last.bias                                             # max(y) + b is max(y + b)
 
 
-GroupEncoder._local, GroupEncoder._summary, GroupEncoder._tokens = _local, _summary, _tokens
+GroupEncoder._first, GroupEncoder._summary, GroupEncoder._tokens = _first, _summary, _tokens
 
 # %% ../../nbs/features/02_points.ipynb #1735cb28
 class Attention(nn.Module):

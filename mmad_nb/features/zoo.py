@@ -92,7 +92,7 @@ def unreachable(
     def ask():
         "In the side thread: the answer of the server, or what went wrong."
         try:
-            with urlopen(Request(url, method="HEAD"), timeout=seconds): answer.append("")
+            with urlopen(Request(url, method="HEAD"), timeout=2 * seconds): answer.append("")  # `join` ends first
         except Exception as error: answer.append(str(getattr(error, "reason", error)) or type(error).__name__)
     thread = Thread(target=ask, daemon=True)  # daemon: a thread that still waits does not keep Python from ending
     thread.start()
