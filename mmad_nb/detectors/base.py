@@ -243,7 +243,7 @@ def weight_control(
     step = (weight.high - weight.low) / 20
     return W.FloatSlider(value=weight.default, min=weight.low, max=weight.high, step=step, description=label)
 
-# %% ../../nbs/detectors/01_base.ipynb #5a7518ca
+# %% ../../nbs/detectors/01_base.ipynb #98613c3b
 class WeightPanel:
     "A control for each weight of a detector, and the fused map of one sample."
     def __init__(self,
@@ -252,6 +252,7 @@ class WeightPanel:
     ):
         import ipywidgets as W
         self.detector, self.components, self.picture = detector, components[0], W.Image(format="png", width=256)
+        self.brightest = detector.fuse(self.components).max().item()  # of the map with default weights: white for all
         self.controls = {weight.name: weight_control(weight) for weight in detector.weights}
         for control in self.controls.values(): control.observe(self.refresh, "value")
         self.box = W.HBox([W.VBox([*self.controls.values(), W.Label(self.components.provenance)]), self.picture])
@@ -261,4 +262,4 @@ class WeightPanel:
         "Fuse with the present weights and repaint."
         values = {name: control.value for name, control in self.controls.items()}
         self.fused = self.detector.fuse(self.components, **values)
-        self.picture.value = png(self.fused[0])
+        self.picture.value = png(self.fused[0], self.brightest)

@@ -110,11 +110,12 @@ def scale_maps(
 
 # %% ../../nbs/scoring/02_fusion.ipynb #2c80709e
 def png(
-    picture: torch.Tensor,  # (H,W), >= 0
+    picture: torch.Tensor,           # (H,W), >= 0
+    brightest: float | None = None,  # the value to paint brightest; None: the map's maximum
 ) -> bytes:
-    "A map as a PNG file in magma colours, black at 0 and bright at its maximum."
+    "A map as a PNG file in magma colours, black at 0."
     from matplotlib import colormaps
-    shown = (picture / picture.max().clamp(min=1e-12)).detach().cpu().numpy()
+    shown = (picture / max(brightest or picture.max().item(), 1e-12)).detach().cpu().numpy()
     return png_bytes(colormaps["magma"](shown, bytes=True)[..., :3])
 
 # %% ../../nbs/scoring/02_fusion.ipynb #fce50a82
@@ -136,5 +137,6 @@ class FusionPanel:
     def refresh(self, change=None):
         "Fuse again and repaint."
         self.fused = box_blur(fuse_maps(*self.maps, self.rule.value, self.alpha.value), BLUR if self.blur.value else ())
-        self.picture.value = png(self.fused[0])
+        usual = box_blur(fuse_maps(*self.maps, self.rule.value))
+        self.picture.value = png(self.fused[0], usual.max().item())
         self.label.value = f"image score (max): {image_score(self.fused)[0]:.3f}"
