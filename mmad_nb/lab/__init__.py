@@ -1,6 +1,8 @@
 "What makes results visible: figures for paper and for the mouse, and the lab in which a detector's weights are sliders."
 from .ablation import Ablation, AblationLab, ablate
+from .inside import attention, attention_map, embed, scatter_figure, scatter_still, token_colours
 from .figures import (cloud_plot, cloud_still, curve_plot, overlay, score_limits, show_components, show_curves, show_maps, show_sample)
 
-__all__ = ["Ablation", "AblationLab", "ablate", "cloud_plot", "cloud_still", "curve_plot", "overlay", "score_limits", "show_components", "show_curves", "show_maps",
+__all__ = ["Ablation", "AblationLab", "ablate", "attention", "attention_map", "embed", "scatter_figure", "scatter_still", "token_colours",
+           "cloud_plot", "cloud_still", "curve_plot", "overlay", "score_limits", "show_components", "show_curves", "show_maps",
            "show_sample"]
