@@ -123,7 +123,8 @@ class CloudView:
     ):
         import k3d
         self.direction, self.up, self.points, self.shader = np.array(direction), list(map(float, up)), None, shader
-        self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0)
+        self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False,
+                             axes_helper=0)
 
     def show(self,
         positions: np.ndarray,  # (N,3), any unit

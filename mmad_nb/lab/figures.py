@@ -22,7 +22,8 @@ __all__ = ['DEFECT', 'UNSEEN', 'LINES', 'CURVES', 'palette', 'colored', 'score_l
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
 UNSEEN = 0.85        # grey of pixels that have no value: not measured, or no score
-LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]   # Okabe and Ito: told apart by everyone
+# Okabe and Ito: told apart by everyone
+LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 
 
 @lru_cache
@@ -94,7 +95,8 @@ def overlay(
     "The `score` in colours over the photo in grey, so that all colour comes from the score."
     score = np.asarray(score, dtype=np.float32)
     grey = np.repeat(photo.mean(0)[..., None], 3, axis=2)
-    share = np.clip((score - limits[0]) / max(limits[1] - limits[0], 1e-12), 0.3, 1)   # low scores leave the photo visible
+    # low scores leave the photo visible
+    share = np.clip((score - limits[0]) / max(limits[1] - limits[0], 1e-12), 0.3, 1)
     share = opacity * np.nan_to_num(share)[..., None]
     picture = (1 - share) * grey + share * colored(score, limits)
     return (marked(picture, mask) * 255).round().astype(np.uint8)
@@ -164,7 +166,8 @@ def show_maps(
     maps = maps if isinstance(maps, dict) else {"anomaly map": maps}
     for title, values in maps.items():
         if len(values) != len(samples):
-            raise DataError(f"maps {title!r}", f"{len(values)} maps", f"{len(samples)}, one a sample", "Pick the same samples from both.")
+            raise DataError(f"maps {title!r}", f"{len(values)} maps", f"{len(samples)}, one a sample",
+                            "Pick the same samples from both.")
     fig, axes = _axes(len(samples), 1 + len(maps), (1.8 * (1 + len(maps)) + 0.8, 1.7 * len(samples)))
     for ax, sample in zip(axes[:, 0], samples):
         ax.imshow(marked(sample.rgb.transpose(1, 2, 0), sample.mask))
@@ -194,9 +197,13 @@ def point_scores(
     "The `score` of each point."
     score = np.asarray(score, dtype=np.float32)
     if score.ndim == 2:
-        if cloud.pixel is None: raise DataError(f"cloud {cloud.id!r}", "no pixel numbers", "the pixel of each point", "Give one score a point instead of a map.")
+        if cloud.pixel is None:
+            raise DataError(f"cloud {cloud.id!r}", "no pixel numbers", "the pixel of each point",
+                            "Give one score a point instead of a map.")
         score = score[cloud.pixel[:, 0], cloud.pixel[:, 1]]
-    if score.shape != (len(cloud),): raise DataError("score", f"shape {score.shape}", f"({len(cloud)},), one a point", "Is it the score of another cloud?")
+    if score.shape != (len(cloud),):
+        raise DataError("score", f"shape {score.shape}", f"({len(cloud)},), one a point",
+                        "Is it the score of another cloud?")
     return score
 
 # %% ../../nbs/lab/01_figures.ipynb #2fbddbc1
@@ -213,7 +220,8 @@ def cloud_colors(
         return colored(score, limits or score_limits(score))
     if color == "photo": return plain if cloud.colors is None else cloud.colors
     if color == "normals": return plain if cloud.normals is None else (cloud.normals + 1) / 2
-    if color == "mask": return plain if cloud.labels is None else np.where(cloud.labels[:, None], np.float32(to_rgb(DEFECT)), plain)
+    if color == "mask":
+        return plain if cloud.labels is None else np.where(cloud.labels[:, None], np.float32(to_rgb(DEFECT)), plain)
     raise unknown_name("point colour", color, ("photo", "normals", "mask"))
 
 # %% ../../nbs/lab/01_figures.ipynb #427a045b
@@ -261,7 +269,8 @@ def packed(
 # %% ../../nbs/lab/01_figures.ipynb #e7d8dc04
 def score_map() -> list:  # value, red, green, blue, value, red, ...
     "The score colours, magma, in the form that k3d wants."
-    return np.column_stack([np.linspace(0, 1, 64), palette("magma")[np.linspace(0, 255, 64).astype(int)]]).ravel().tolist()
+    colors = palette("magma")[np.linspace(0, 255, 64).astype(int)]
+    return np.column_stack([np.linspace(0, 1, 64), colors]).ravel().tolist()
 
 # %% ../../nbs/lab/01_figures.ipynb #d8a5d87f
 def front_view(
@@ -297,7 +306,8 @@ def cloud_plot(
     return plot
 
 # %% ../../nbs/lab/01_figures.ipynb #703fef58
-CURVES = {"roc": ("false positive rate", "true positive rate"), "pro": ("false positive rate", "mean overlap with the defects"),
+CURVES = {"roc": ("false positive rate", "true positive rate"),
+          "pro": ("false positive rate", "mean overlap with the defects"),
           "pr": ("recall", "precision")}
 
 
@@ -332,7 +342,8 @@ def curve_plot(
               for (name, (x, y)), color in zip(curves.items(), cycle(LINES))]
     figure = go.FigureWidget(traces)
     figure.update_layout(height=height, width=460, margin=dict(l=60, r=20, t=20, b=50), template="simple_white",
-                         xaxis=dict(title=CURVES[kind][0], range=[0, 1]), yaxis=dict(title=CURVES[kind][1], range=[0, 1.02]))
+                         xaxis=dict(title=CURVES[kind][0], range=[0, 1]),
+                         yaxis=dict(title=CURVES[kind][1], range=[0, 1.02]))
     if limit < 1: figure.add_vrect(x0=limit, x1=1, fillcolor="lightgrey", opacity=0.5, line_width=0)
     return figure
 
@@ -345,9 +356,11 @@ class LimitPanel:
     ):
         import ipywidgets as W
         self.samples, self.maps, (self.low, high) = samples, maps, score_limits(maps)
-        self.high = W.FloatSlider(value=high, min=high / 50, max=2 * high, step=high / 50, description="upper limit", readout_format=".3f")
+        self.high = W.FloatSlider(value=high, min=high / 50, max=2 * high, step=high / 50,
+                                  description="upper limit", readout_format=".3f")
         self.opacity = W.FloatSlider(value=0.8, min=0, max=1, step=0.05, description="opacity")
-        self.image, self.label = W.Image(format="png", layout=W.Layout(width=f"{300 * len(samples)}px", height="300px")), W.Label()
+        room = W.Layout(width=f"{300 * len(samples)}px", height="300px")
+        self.image, self.label = W.Image(format="png", layout=room), W.Label()
         for control in (self.high, self.opacity): control.observe(self.refresh, "value")
         self.box = W.VBox([self.high, self.opacity, self.image, self.label])
         self.refresh()
@@ -358,4 +371,5 @@ class LimitPanel:
         self.pictures = [overlay(s.rgb, m, limits, self.opacity.value, s.mask) for s, m in zip(self.samples, self.maps)]
         self.share = [float((m > self.high.value).mean()) for m in self.maps]
         self.image.value = png_bytes(np.concatenate(self.pictures, axis=1))
-        self.label.value = "above the upper limit: " + ",  ".join(f"{s.defect} {share:.2%}" for s, share in zip(self.samples, self.share))
+        shares = (f"{s.defect} {share:.2%}" for s, share in zip(self.samples, self.share))
+        self.label.value = "above the upper limit: " + ",  ".join(shares)
