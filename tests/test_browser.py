@@ -183,6 +183,20 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
             assert len(times) >= 3, f"{what}: {len(times)} repaints for 6 key presses"   # a busy machine may repaint several presses at once
             print(f"from key to new {what}: median {np.median(times):.0f} ms, slowest {max(times):.0f} ms")
 
+        for menu in page.locator(".mmad-weights select").all():   # the other weights: choices
+            map_before, text = picture(image), metrics.inner_text()
+            menu.select_option(index=1)      # JupyterLab keeps the arrow keys of a menu for itself
+            wait_for(lambda: metrics.inner_text() != text, 20, lambda: "the metrics stayed as they were")
+            page.wait_for_timeout(500)
+            assert changed(map_before, picture(image)) > 0.005, "the map stayed as it was"
+            menu.select_option(index=0)
+        after = picture(image), picture(cloud)
+        page.locator(".mmad-color button", has_text="photo").click()
+        page.wait_for_timeout(1500)
+        page.screenshot(path=tmp_path / "photo.png")
+        assert changed(after[1], picture(cloud)) > 0.02, "the cloud did not change its colours"
+        after = picture(image), picture(cloud)
+
         box = cloud.bounding_box()
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
         page.mouse.down()

@@ -8,6 +8,7 @@ from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_maps, show_sample
 from mmad_nb.lab.ablation import metric_table
+from mmad_nb.scoring import Evaluator
 
 
 def make_sample(defect="good", seed=0, size=24):
@@ -87,13 +88,59 @@ def test_the_view_survives_a_weight_but_not_another_sample(lab):
 
 
 def test_set_updates_once_and_reset_goes_back(lab):
-    calls, image = [], lab.image.value
-    fuse = lab.detector.fuse
-    lab.detector.fuse = lambda *a, **k: calls.append(k) or fuse(*a, **k)
+    calls, moves, image = [], [], lab.image.value
+    fuse, scores = lab.detector.fuse, lab.detector.image_scores
+    lab.detector.fuse = lambda *a, **k: calls.append(k) or fuse(*a, **k)       # a few samples at a time
+    lab.detector.image_scores = lambda maps: moves.append(len(maps)) or scores(maps)
     lab.set(alpha=0.9, rule="max")
-    assert calls == [{"alpha": 0.9, "rule": "max"}]
+    assert moves == [len(SAMPLES)] and all(call == {"alpha": 0.9, "rule": "max"} for call in calls)
     lab.button.click()
     assert lab.weights == {"alpha": 0.5, "rule": "add"} and lab.image.value == image
+
+
+def test_only_what_changed_is_computed(lab):
+    calls, fuse, evaluate = [], lab.detector.fuse, lab.evaluator.evaluate
+    lab.detector.fuse = lambda *a, **k: calls.append("fuse") or fuse(*a, **k)
+    lab.evaluator.evaluate = lambda *a, **k: calls.append("metrics") or evaluate(*a, **k)
+    image, parts = lab.image.value, lab.parts.value
+    lab.color.value = "mask"
+    assert calls == [] and lab.image.value is image
+    lab.sample.value = 3
+    assert calls == [] and lab.image.value != image and lab.parts.value != parts
+    parts = lab.parts.value
+    lab.controls["alpha"].value = 0.2
+    assert "metrics" in calls and lab.parts.value is parts
+
+
+def test_the_cloud_wears_score_photo_and_mask(lab):
+    lab.sample.value = 1
+    lab.cloud.plot.camera = turned = [1.0] * 9
+    for color in ("photo", "mask", "score"):
+        lab.color.value = color
+        assert lab.cloud.plot.objects == [lab.cloud.points] and list(lab.cloud.plot.camera) == turned
+        if color == "mask": assert (lab.cloud.points.colors != 0x999999).sum() == SAMPLES[1].mask.sum()
+        if color == "photo": assert len(set(lab.cloud.points.colors.tolist())) > 100
+    assert len(lab.cloud.points.attribute) == len(lab.clouds[1])
+
+
+def test_rows_are_kept_and_never_overwritten(lab, tmp_path):
+    (tmp_path / "a.csv").write_text("mine")
+    lab.set(alpha=0.9, rule="max")
+    lab.keep.click()
+    lab.set(alpha=0.25)
+    lab.keep.click()
+    written = lab.save_rows(tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text() == "mine" and written.name == "a-2.csv"
+    head, *rows = [line.split(",") for line in written.read_text().splitlines()]
+    assert [row[:2] for row in rows] == [["0.9", "max"], ["0.25", "max"]] and head[:3] == ["alpha", "rule", "image_auroc"]
+    assert float(rows[1][2]) == lab.result.metrics["image_auroc"] and "a-2.csv" in lab.message.value
+
+
+def test_the_code_gives_the_result(lab):
+    lab.set(alpha=0.15, rule="max")
+    names = {"detector": lab.detector, "samples": SAMPLES, "np": np, "evaluate": lambda *a: None}
+    exec(lab.code.value, names)
+    torch.testing.assert_close(names["maps"], lab.result.maps)
 
 
 def test_a_click_on_a_dot_chooses_the_sample(lab):
@@ -143,7 +190,7 @@ def test_undefined_metrics_do_not_break_the_panel():
 
 def test_ablate_needs_no_widgets():
     detector = Fake()
-    result = ablate(detector, detector.components(SAMPLES), np.stack([s.mask for s in SAMPLES]), alpha=1.0)
+    result = ablate(detector, detector.components(SAMPLES), Evaluator(np.stack([s.mask for s in SAMPLES])), alpha=1.0)
     assert result.metrics["pixel_auroc"] == 1.0                 # geometry alone lifts every defective pixel above all others
     assert result.weights == {"alpha": 1.0}
 

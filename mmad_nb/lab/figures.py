@@ -16,8 +16,8 @@ from ..data import Cloud, Sample
 # %% auto #0
 __all__ = ['DEFECT', 'UNSEEN', 'LINES', 'CURVES', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay',
            'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
-           'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_plot',
-           'show_curves', 'curve_plot', 'LimitPanel']
+           'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
+           'cloud_plot', 'show_curves', 'curve_plot', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
@@ -283,26 +283,36 @@ def front_view(
     position = centre + reach * np.array([0.35, -0.45, -0.82])   # sensor frame: x right, y down, z away
     return [*map(float, position), *map(float, centre), 0.0, -1.0, 0.0]
 
-# %% ../../nbs/lab/01_figures.ipynb #4ad40c59
-def cloud_plot(
+# %% ../../nbs/lab/01_figures.ipynb #0b77d81b
+def cloud_points(
     cloud: Cloud,
-    color="photo",               # as for `cloud_colors`
-    limits=None,                 # (low, high) of the colours of scores
-    height: int = 360,           # pixels
+    color="photo",                    # as for `cloud_colors`
+    limits=None,                      # (low, high) of the colours of scores
     point_size: float | None = None,  # in the unit of the points; None: as large as their spacing
-):                               # k3d Plot; its points are `plot.objects[0]`
-    "A cloud to turn with the mouse; show it with `display(plot)`."
+):                                    # k3d Points
+    "The points of a cloud for a k3d plot. Scores stay numbers, which can be changed in place as `points.attribute`."
     import k3d
     points = np.ascontiguousarray(cloud.points, dtype=np.float32)
     size = point_size or 1.3 * float(np.linalg.norm(np.ptp(points, axis=0))) / len(points) ** 0.5
-    plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0)
     if isinstance(color, str):
-        plot += k3d.points(points, point_size=size, shader="flat", colors=packed(cloud_colors(cloud, color)))
-    else:
-        score = point_scores(cloud, color)
-        plot += k3d.points(points, point_size=size, shader="flat", attribute=score, color_map=score_map(),
-                           color_range=list(limits or score_limits(score)))
-    plot.camera = front_view(points)
+        return k3d.points(points, point_size=size, shader="flat", colors=packed(cloud_colors(cloud, color)))
+    score = point_scores(cloud, color)
+    return k3d.points(points, point_size=size, shader="flat", attribute=score, color_map=score_map(),
+                      color_range=list(limits or score_limits(score)))
+
+
+def cloud_plot(
+    cloud: Cloud,
+    color="photo",                    # as for `cloud_colors`
+    limits=None,                      # (low, high) of the colours of scores
+    height: int = 360,                # pixels
+    point_size: float | None = None,  # in the unit of the points; None: as large as their spacing
+):                                    # k3d Plot; its points are `plot.objects[0]`
+    "A cloud to turn with the mouse; show it with `display(plot)`."
+    import k3d
+    plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0)
+    plot += cloud_points(cloud, color, limits, point_size)
+    plot.camera = front_view(cloud.points)
     return plot
 
 # %% ../../nbs/lab/01_figures.ipynb #703fef58
