@@ -3,6 +3,7 @@ from .aupro import aupro, pro_curve
 from .evaluate import LIMITS, Metrics, auroc, average_precision, evaluate, f1_max, roc_curve
 from .evaluator import AnomalyMetrics, Evaluator
 from .fusion import BLUR, RULES, SCALES, SCORES, FusionPanel, box_blur, fuse_maps, image_score, scale_maps
+from .sweep import Sweep, Turns
 
-__all__ = ["AnomalyMetrics", "BLUR", "Evaluator", "FusionPanel", "LIMITS", "Metrics", "RULES", "SCALES", "SCORES", "aupro", "auroc",
+__all__ = ["AnomalyMetrics", "BLUR", "Evaluator", "FusionPanel", "LIMITS", "Metrics", "RULES", "SCALES", "SCORES", "Sweep", "Turns", "aupro", "auroc",
            "average_precision", "box_blur", "evaluate", "f1_max", "fuse_maps", "image_score", "pro_curve", "roc_curve", "scale_maps"]

@@ -133,7 +133,7 @@ def flag(
     if buckets.solid: flagged[0] = False
     return flagged
 
-# %% ../../nbs/scoring/04_evaluator.ipynb #c3410dd1
+# %% ../../nbs/scoring/04_evaluator.ipynb #66ce8c98
 @lru_cache(maxsize=None)
 def one_core_threads(
     count: int,             # how many
@@ -143,12 +143,13 @@ def one_core_threads(
 
     def start():
         torch.set_num_threads(1)
+        torch.get_num_threads()                 # torch looks at the setting when first asked, and then keeps to it
         ready.wait()
 
     pool = ThreadPoolExecutor(count, "mmad_nb", start)
     for _ in range(count): pool.submit(int)     # something to do, so that all of them start
     ready.wait()
-    torch.set_num_threads(usual)                # the call above also set what later threads begin with
+    torch.set_num_threads(usual)                # the calls above also set what later threads begin with
     return pool
 
 
