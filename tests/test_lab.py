@@ -143,6 +143,41 @@ def test_the_code_gives_the_result(lab):
     torch.testing.assert_close(names["maps"], lab.result.maps)
 
 
+def test_the_curve_is_the_metric_at_every_position(lab):
+    lab.set(alpha=0.5, rule="max")
+    lab.curve.metric.value = "pixel_auroc"
+    lab.curve.sweep.result(60)
+    lab.set(alpha=0.15)
+    line, here = lab.curve.figure.data
+    assert (len(line.x), here.x[0]) == (101, 0.15) and line.y[15] == here.y[0] == lab.result.metrics["pixel_auroc"]
+    by_hand = ablate(lab.detector, lab.components, lab.evaluator, alpha=0.8, rule="max").metrics["pixel_auroc"]
+    assert line.y[80] == pytest.approx(by_hand, abs=1e-12)
+    sweep = lab.curve.sweep
+    lab.set(alpha=0.9)
+    assert lab.curve.sweep is sweep                              # the same rule: nothing new to compute
+    lab.set(rule="add")
+    assert lab.curve.sweep is not sweep
+
+
+def test_an_error_in_the_background_is_shown(lab):
+    fuse = lab.detector.fuse
+    lab.detector.fuse = lambda parts, alpha=0.5, rule="add": 1 / 0 if alpha == 1 else fuse(parts, alpha, rule)
+    lab.set(rule="max")
+    assert isinstance(lab.curve.sweep.future.exception(60), ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError): lab.curve.draw(now=True)
+    del lab.detector.fuse
+    lab.set(rule="max")                                          # a sweep that failed is started anew
+    lab.curve.sweep.result(60)
+    assert lab.message.value == ""
+
+
+def test_a_detector_with_choices_alone_has_no_curve():
+    class Choosy(Fake): weights = Fake.weights[1:]
+    lab = AblationLab(Choosy(), SAMPLES)
+    lab.controls["rule"].value = "max"
+    assert lab.curve.sweep is None and lab.curve.box.children == ()
+
+
 def test_a_click_on_a_dot_chooses_the_sample(lab):
     lab.strip.figure.data[0]._dispatch_on_click(type("Points", (), {"point_inds": [4]})(), None)
     assert lab.sample.value == 4
