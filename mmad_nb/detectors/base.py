@@ -41,7 +41,7 @@ class Weight:
                             f"a number from {self.low:g} to {self.high:g}", self.meaning)
         return value
 
-# %% ../../nbs/detectors/01_base.ipynb #caa1f23e
+# %% ../../nbs/detectors/01_base.ipynb #c2ca07f5
 class Components(Mapping):
     "Named maps of some samples before fusion: components[\"rgb\"] is (N,H,W), components[:3] the first three samples."
     def __init__(self,
@@ -62,7 +62,8 @@ class Components(Mapping):
             if key not in self.maps: raise unknown_name("component", key, self.maps)
             return self.maps[key]
         chosen = torch.arange(len(self.valid))[key].reshape(-1)
-        return Components({name: values[chosen] for name, values in self.maps.items()}, self.valid[chosen],
+        index = key if isinstance(key, slice) else chosen           # a slice gives views, nothing is copied
+        return Components({name: values[index] for name, values in self.maps.items()}, self.valid[index],
                           [self.ids[i] for i in chosen], self.provenance)
 
     def __contains__(self, name): return name in self.maps
