@@ -1,8 +1,10 @@
 "What makes results visible: figures for paper and for the mouse, and the lab in which a detector's weights are sliders."
 from .ablation import Ablation, AblationLab, ablate
+from .explorer import Explorer, rank_map
 from .inside import attention, attention_map, embed, scatter_figure, scatter_still, token_colours
 from .figures import (cloud_plot, cloud_still, curve_plot, overlay, score_limits, show_components, show_curves, show_maps, show_sample)
+from .picking import Picked, PointPicker
 
-__all__ = ["Ablation", "AblationLab", "ablate", "attention", "attention_map", "embed", "scatter_figure", "scatter_still", "token_colours",
-           "cloud_plot", "cloud_still", "curve_plot", "overlay", "score_limits", "show_components", "show_curves", "show_maps",
+__all__ = ["Ablation", "AblationLab", "Explorer", "Picked", "PointPicker", "ablate", "attention", "attention_map", "embed", "scatter_figure", "scatter_still", "token_colours",
+           "cloud_plot", "cloud_still", "curve_plot", "overlay", "rank_map", "score_limits", "show_components", "show_curves", "show_maps",
            "show_sample"]
