@@ -9,7 +9,7 @@ Each run is a process of its own, in turn (A B A B), with the same forged maps a
 move of a slider costs: fusion of two component maps, 4 AUPRO, pixel AUROC, AP, image AUROC and AP. The peers get the
 fused map and compute less: pyaupro one exact curve and its area up to four limits; anomalib one AUPRO for each limit;
 ADEval pixel AUROC, AP and the AUPRO at the one limit it has, from 1000 bins; scikit-learn pixel AUROC and AP.
-Each works once to warm up. Peak memory is what the process held at most, beyond imports, maps and masks.
+Each works once to warm up, except the peers on many maps. Peak memory is what the process held at most, beyond imports, maps and masks.
 """
 import argparse
 import json
@@ -45,9 +45,10 @@ def held() -> float:
 
 
 def timed(work, repeats: str, before: float | None = None) -> dict:
-    "Once to warm up, for its values and its memory; then the median time of some runs."
-    before, seconds = before or held(), []
-    values = [float(v) for v in work()]
+    "Once to warm up, for its values and its memory; then the median time of some runs, or that of the first if none."
+    before, start = before or held(), time.perf_counter()
+    values, seconds = [float(v) for v in work()], []
+    if repeats == "0": seconds.append(time.perf_counter() - start)
     peak = _status("self", "VmHWM") - before
     for _ in range(int(repeats)):
         start = time.perf_counter()
@@ -150,7 +151,7 @@ def compare(count: int, options) -> None:
     inner = {"ours": 9, "one_call": 5} if count <= 100 else {"ours": 5, "one_call": 3}
     jobs = {"ours, one slider move": command(sys.executable, "ours", inner["ours"], options.device),
             "ours, one call": command(sys.executable, "one_call", inner["one_call"])}
-    for name in options.peers: jobs[name] = command(options.peer_python, name, 3 if count <= 100 else 1)
+    for name in options.peers: jobs[name] = command(options.peer_python, name, 3 if count <= 100 else 0)
     whole = alternate_commands(jobs, repeats=options.repeats if count <= 100 else options.repeats_large, timeout=900)
     runs = {name: [Run(said(run)["seconds"], said(run)["peak"]) for run in rs] for name, rs in whole.items()}
     table(runs, f"{count} maps, {share:.2%} defective")
