@@ -245,12 +245,19 @@ def test_names():
 
 
 def test_random_weights_follow_the_seed_and_say_so():
-    a, b, c = (create_encoder("tiny_vit", weights=w, seed=s, device="cpu") for w, s in ((None, 3), ("random", 3), ("random", 4)))
+    a, b, c = (create_encoder("tiny_vit", weights="random", seed=s, device="cpu") for s in (3, 3, 4))
     assert a.fingerprint == b.fingerprint != c.fingerprint
     assert a.provenance == "seeded random weights (seed 3), not trained"
-    image, points = encoder_pair("tiny", device="cpu")
-    assert "seed 0" in points.provenance and points.fingerprint == create_encoder("tiny_point_mae", device="cpu").fingerprint
-    assert points.fingerprint != create_encoder("tiny_point_mae", seed=1, device="cpu").fingerprint
+    image, points = encoder_pair("tiny", "random", device="cpu")
+    assert "seed 0" in points.provenance and image.fingerprint == create_encoder("tiny_vit", "random", device="cpu").fingerprint
+    assert points.fingerprint != create_encoder("tiny_point_mae", "random", seed=1, device="cpu").fingerprint
+
+
+def test_tiny_weights_ship_with_the_package():
+    for encoder in encoder_pair("tiny", device="cpu"):
+        assert encoder.provenance == f"weights of {encoder.name}.safetensors (Apache-2.0)"
+        assert find_weights(encoder.name).parent == zoo.PACKAGED
+        assert encoder.fingerprint == create_encoder(encoder.name, seed=5, device="cpu").fingerprint   # a seed changes nothing
 
 
 def test_paper_weights_are_never_random_unless_asked_for():

@@ -3,8 +3,9 @@ from .extract import Features, Mixing, extract
 from .image import ImageEncoder, bilinear, mix, pca_colours, similarity, tiny_vit, upsample
 from .normals import cloud_normals, relight, surface_normals
 from .points import GroupEncoder, PointEncoder, PointMAE, farthest_point_sampling, group_points, interpolation, knn, tiny_point_mae
+from .pretraining import forge_lessons, pretrain_image, pretrain_points
 from .zoo import create_encoder, encoder_pair, find_weights, list_encoders
 
 __all__ = ["Features", "Mixing", "extract", "create_encoder", "encoder_pair", "find_weights", "list_encoders", "ImageEncoder", "bilinear", "mix", "pca_colours", "similarity", "tiny_vit", "upsample",
            "GroupEncoder", "PointEncoder", "PointMAE", "farthest_point_sampling", "group_points", "interpolation", "knn", "tiny_point_mae",
-           "cloud_normals", "relight", "surface_normals"]
+           "cloud_normals", "relight", "surface_normals", "forge_lessons", "pretrain_image", "pretrain_points"]
