@@ -132,7 +132,7 @@ def test_the_key_follows_everything_that_matters(samples, pair):
     assert key == encoder_key(image, points, (11,)) != encoder_key(image, points, (3,))
     other = PointEncoder("small", points.model, "", groups=20, device="cpu")
     assert key != encoder_key(image, other, (11,))
-    assert key != encoder_key(encoder_pair("tiny", device="cpu", seed=1)[0], points, (11,))
+    assert key != encoder_key(encoder_pair("tiny", "random", device="cpu", seed=1)[0], points, (11,))
     one = samples[0]
     for part in ("rgb", "xyz"):
         changed = getattr(one, part).copy(); changed[0, 30, 30] += 1e-3
