@@ -19,6 +19,7 @@ from mmad_nb.core.runtime import DataError, WeightsError
 from mmad_nb.features import zoo
 from mmad_nb.features.image import tiny_vit
 from mmad_nb.features.points import tiny_point_mae
+from mmad_nb.features.text import open_clip_network, tiny_clip
 from mmad_nb.features.zoo import create_encoder, encoder_pair, find_card, find_weights, list_encoders, load_weights, read_checkpoint, unreachable, unwrap
 
 DINO = "vit_base_patch8_224.dino"
@@ -235,7 +236,7 @@ def test_fetching_checks_size_and_checksum_and_keeps_nothing_broken(server, monk
 
 
 def test_names():
-    assert set(list_encoders()) == {"tiny_vit", "tiny_point_mae", DINO, "point_mae"}
+    assert set(list_encoders()) == {"tiny_vit", "tiny_point_mae", DINO, "point_mae", "tiny_clip", "ViT-L-14-336.openai"}
     assert list_encoders("image") == ["tiny_vit", DINO] and find_card("dino_vitbase8").name == DINO
     for wrong, near in (("tiny_vitt", "tiny_vit"), ("point-mae", "point_mae"), ("vit_base_patch8_244", "vit_base_patch8_224")):
         with pytest.raises(DataError, match="Did you mean") as error: create_encoder(wrong)
@@ -281,7 +282,8 @@ def test_costs_are_those_of_timms_networks():
 def test_sizes_on_the_cards():
     for card in zoo.CARDS:
         keys = {DINO: dino_keys(), "tiny_vit": dino_keys(192), "point_mae": point_mae_keys()}.get(card.name)
-        numbers = sum(np.prod(s) for s in keys.values()) if keys else sum(v.numel() for v in tiny_point_mae().state_dict().values())
+        network = {"tiny_point_mae": tiny_point_mae, "tiny_clip": tiny_clip, "ViT-L-14-336.openai": lambda: open_clip_network("ViT-L-14-336.openai", empty=True)}.get(card.name)
+        numbers = sum(np.prod(s) for s in keys.values()) if keys else sum(v.numel() for v in network().state_dict().values())
         assert numbers * 4 / 1e6 == pytest.approx(card.megabytes, abs=1), card.name
 
 

@@ -4,8 +4,11 @@ from .image import ImageEncoder, bilinear, mix, pca_colours, similarity, tiny_vi
 from .normals import cloud_normals, relight, surface_normals
 from .points import GroupEncoder, PointEncoder, PointMAE, farthest_point_sampling, group_points, interpolation, knn, tiny_point_mae
 from .pretraining import forge_lessons, pretrain_image, pretrain_points
+from .text import ClipEncoder, info_nce, prompt_vectors, tiny_clip, value_attention, zero_shot, zero_shot_anomaly
+from .text_pretraining import train_tiny_clip
 from .zoo import create_encoder, encoder_pair, find_weights, list_encoders
 
 __all__ = ["Features", "Mixing", "extract", "create_encoder", "encoder_pair", "find_weights", "list_encoders", "ImageEncoder", "bilinear", "mix", "pca_colours", "similarity", "tiny_vit", "upsample",
            "GroupEncoder", "PointEncoder", "PointMAE", "farthest_point_sampling", "group_points", "interpolation", "knn", "tiny_point_mae",
-           "cloud_normals", "relight", "surface_normals", "forge_lessons", "pretrain_image", "pretrain_points"]
+           "cloud_normals", "relight", "surface_normals", "forge_lessons", "pretrain_image", "pretrain_points",
+           "ClipEncoder", "info_nce", "prompt_vectors", "tiny_clip", "value_attention", "zero_shot", "zero_shot_anomaly", "train_tiny_clip"]

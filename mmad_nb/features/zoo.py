@@ -55,7 +55,7 @@ CARDS = (
     EncoderCard("point_mae", "points", ("pointmae_pretrain.pth", "pretrain.pth"), "MIT", 87,
                 url="https://github.com/Pang-Yatian/Point-MAE/releases/download/main/pretrain.pth",
                 sha256="27ded932bb0a2625d5a8eb006df199b2578598c774aee6d86b985300b6a5fd20"),
-    EncoderCard("tiny_clip", "text", ("tiny_clip.safetensors",), "Apache-2.0", 40),
+    EncoderCard("tiny_clip", "text", ("tiny_clip.safetensors",), "Apache-2.0", 39),
     EncoderCard("ViT-L-14-336.openai", "text", ("ViT-L-14-336.openai.safetensors", "ViT-L-14-336px.pt"), "MIT", 1712,
                 url="https://openaipublic.azureedge.net/clip/models/"
                     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
