@@ -134,12 +134,13 @@ def forge_pool(
             np.savez(out, **{key: np.stack([m[key] for m in made]) for key in made[0]})
     return Path(folder)
 
-# %% ../../nbs/features/09_text_pretraining.ipynb #5a853470
+# %% ../../nbs/features/09_text_pretraining.ipynb #e1a9b84b
 class Pool:
     "The twins of a folder, in memory."
     def __init__(self, folder):  # of `forge_pool`
         chunks = [np.load(file) for file in sorted(Path(folder).glob("[0-9][0-9][0-9].npz"))]
         for key in chunks[0].files: setattr(self, key, np.concatenate([c[key] for c in chunks]))
+        self.category, self.defect = self.category.tolist(), self.defect.tolist()  # plain strings
 
     def __len__(self): return len(self.category)
 
