@@ -134,7 +134,7 @@ def scatter_still(places, samples):  # matplotlib Figure
     ax.legend(fontsize=9)
     return fig
 
-# %% ../../nbs/lab/03_inside.ipynb #4b7801e0
+# %% ../../nbs/lab/03_inside.ipynb #243f45e5
 class InsidePanel:
     "Sliders for patch, block and head; attention and similarity of the chosen patch."
     def __init__(self,
@@ -142,13 +142,15 @@ class InsidePanel:
         photo,         # (3,H,W) in [0,1]
         row: int = 0,  # of the patch to start with
         column: int = 0,
+        block: int | None = None,  # to start with; None: the last
     ):
         import ipywidgets as W
         self.encoder, self.rgb, self.known = encoder, torch.as_tensor(photo), {}
         h, w = (side // encoder.patch for side in self.rgb.shape[1:])
         self.row = W.IntSlider(value=row, min=0, max=h - 1, description="row")
         self.column = W.IntSlider(value=column, min=0, max=w - 1, description="column")
-        self.block = W.IntSlider(value=encoder.depth - 1, min=0, max=encoder.depth - 1, description="block")
+        self.block = W.IntSlider(value=encoder.depth - 1 if block is None else block, min=0,
+                                 max=encoder.depth - 1, description="block")
         heads = encoder.model.blocks[0].attn.num_heads
         self.head = W.Dropdown(options=[("mean of all", None), *((str(k), k) for k in range(heads))], description="head")
         self.picture, self.label = W.Image(format="png", width=840), W.Label()
