@@ -136,7 +136,7 @@ def _build(self):
 
 PointPicker._build = _build
 
-# %% ../../nbs/lab/05_picking.ipynb #d581235a
+# %% ../../nbs/lab/05_picking.ipynb #04f3142b
 def choose(self,
     index: int,  # number of a point among those that are shown: `cloud.points[index]`
 ):
@@ -157,7 +157,8 @@ def _show(self):
         pictures = [crossed(picture, self.point.row, self.point.column) for picture in pictures]
         self.label.value = escape(str(self.point))
         x, y, z = self.cloud.points[self.point.index]
-        self.figure.data[1].update(x=[x], y=[y], z=[z], visible=True)
+        lift = 0.03 * np.ptp(self.cloud.points, axis=0).max()   # towards the sensor, or the neighbours cover the mark
+        self.figure.data[1].update(x=[x], y=[y], z=[z - lift], visible=True)
     self.image.value = png_bytes(np.concatenate(pictures, axis=1))
 
 
