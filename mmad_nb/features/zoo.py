@@ -199,7 +199,7 @@ def read_checkpoint(
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
             return load_file(path)
-        if is_torchscript(path): return read_torchscript(path)  # its numbers, not its program; see features/08_text
+        if is_torchscript(path): return read_torchscript(path)  # its numbers, not its program; see features/07_text
         with torch.serialization.safe_globals(plain_values()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
