@@ -942,7 +942,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mmad_nb.lab.explorer.rank_map': ('lab/explorer.html#rank_map', 'mmad_nb/lab/explorer.py'),
                                       'mmad_nb.lab.explorer.refresh': ('lab/explorer.html#refresh', 'mmad_nb/lab/explorer.py'),
                                       'mmad_nb.lab.explorer.reset': ('lab/explorer.html#reset', 'mmad_nb/lab/explorer.py'),
-                                      'mmad_nb.lab.explorer.scale_bar': ('lab/explorer.html#scale_bar', 'mmad_nb/lab/explorer.py'),
                                       'mmad_nb.lab.explorer.set_sides': ('lab/explorer.html#set_sides', 'mmad_nb/lab/explorer.py'),
                                       'mmad_nb.lab.explorer.shared_limits': ('lab/explorer.html#shared_limits', 'mmad_nb/lab/explorer.py'),
                                       'mmad_nb.lab.explorer.still': ('lab/explorer.html#still', 'mmad_nb/lab/explorer.py'),

@@ -1,5 +1,4 @@
 "Vision and language: InfoNCE by hand, published layouts (open_clip's and OpenAI's), refusals, and what the shipped weights can do on fresh objects."
-import io
 import json
 import math
 import os

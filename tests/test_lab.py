@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from lab_samples import make_sample
 
 from mmad_nb.core import DataError
 from mmad_nb.data import Cloud, Sample
@@ -9,17 +10,6 @@ from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_maps, show_sample
 from mmad_nb.lab.ablation import metric_table
 from mmad_nb.scoring import Evaluator
-
-
-def make_sample(defect="good", seed=0, size=24):
-    rng = np.random.default_rng(seed)
-    row, column = np.mgrid[:size, :size].astype(np.float32) / 100
-    xyz = np.stack([column, row, 0.5 + 0.01 * rng.random((size, size))]).astype(np.float32)
-    valid = np.ones((size, size), bool)
-    valid[:4] = False
-    mask = np.zeros((size, size), bool)
-    if defect != "good": mask[8:12, 8:12] = True
-    return Sample(rng.random((3, size, size)).astype(np.float32), xyz * valid, valid, mask, "thing", defect, f"thing/test/{defect}/{seed:03d}")
 
 
 class Fake:

@@ -3,6 +3,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from lab_samples import make_sample
 
 import mmad_nb.lab.explorer as module
 from mmad_nb.core import DataError
@@ -11,17 +12,6 @@ from mmad_nb.detectors import Weight
 from mmad_nb.lab import Explorer, PointPicker, rank_map, score_limits
 from mmad_nb.lab.explorer import RANKS, difference_picture, normal_pixels
 from mmad_nb.lab.picking import thinned
-
-
-def make_sample(defect="good", seed=0, size=24):
-    rng = np.random.default_rng(seed)
-    row, column = np.mgrid[:size, :size].astype(np.float32) / 100
-    xyz = np.stack([column, row, 0.5 + 0.01 * rng.random((size, size))]).astype(np.float32)
-    valid = np.ones((size, size), bool)
-    valid[:4] = False
-    mask = np.zeros((size, size), bool)
-    if defect != "good": mask[8:12, 8:12] = True
-    return Sample(rng.random((3, size, size)).astype(np.float32), xyz * valid, valid, mask, "thing", defect, f"thing/test/{defect}/{seed:03d}")
 
 
 class Fake:

@@ -5,7 +5,6 @@
 # %% ../../nbs/features/08_text_pretraining.ipynb #2d6462be
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from functools import cache
@@ -17,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import mmad_nb
 from ..core.runtime import DataError, progress, written_beside
 from ..core.training import train
 from ..data import forge_sample, list_categories, list_defects, prepare, square

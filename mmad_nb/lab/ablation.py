@@ -78,14 +78,15 @@ def metric_table(
 
 # %% ../../nbs/lab/02_ablation.ipynb #93f7e789
 def color_bar(
-    limits: tuple,     # (low, high)
-    width: int = 270,  # pixels
-) -> str:              # HTML
-    "The score colours with the values at both ends."
-    stops = ",".join(f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in palette("magma")[::51] * 255)
+    limits: tuple,        # (low, high)
+    name: str = "magma",  # a matplotlib colour map
+    width: int = 270,     # pixels
+) -> str:                 # HTML
+    "The colours of a scale with the values at both ends."
+    stops = ",".join(f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in palette(name)[::51] * 255)
     bar = f"<div style='height:10px;background:linear-gradient(to right,{stops})'></div>"
-    return (f"<div style='width:{width}px;margin-left:{width + 10}px;line-height:1.4'>{bar}"
-            f"<span>{limits[0]:.3g}</span><span style='float:right'>{limits[1]:.3g}</span></div>")
+    ends = f"<span>{limits[0]:.3g}</span><span style='float:right'>{limits[1]:.3g}</span>"
+    return f"<div style='width:{width}px;line-height:1.4'>{bar}{ends}</div>"
 
 # %% ../../nbs/lab/02_ablation.ipynb #822fa886
 def axis_range(
@@ -435,7 +436,7 @@ def show_map(self):
     sample, score = self.samples[self.sample.value], self.result.maps[self.sample.value].numpy()
     photo = (marked(sample.rgb.transpose(1, 2, 0), sample.mask) * 255).astype(np.uint8)
     self.image.value = png_bytes(np.hstack([photo, overlay(sample.rgb, score, self.limits, mask=sample.mask)]))
-    self.bar.value = color_bar(self.limits)
+    self.bar.value = f"<div style='margin-left:280px'>{color_bar(self.limits)}</div>"   # under the map
 
 
 def show_cloud(self):

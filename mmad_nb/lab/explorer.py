@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from ..core import DataError, png_bytes, unknown_name
-from .ablation import LiveCloud, masks_of, metric_label, wide
-from .figures import LINES, colored, draw_cloud, marked, overlay, palette, score_limits
+from .ablation import LiveCloud, color_bar, masks_of, metric_label, wide
+from .figures import LINES, colored, draw_cloud, marked, overlay, score_limits
 from ..scoring.evaluator import Evaluator
 
 # %% auto #0
-__all__ = ['RANKS', 'DIVERGING', 'shared_limits', 'rank_map', 'normal_pixels', 'difference_picture', 'scale_bar',
-           'difference_table', 'Truth', 'Setting', 'detector_and_weights', 'Side', 'Explorer', 'limits', 'view',
-           'refresh', 'set_sides', 'reset', 'still']
+__all__ = ['RANKS', 'DIVERGING', 'shared_limits', 'rank_map', 'normal_pixels', 'difference_picture', 'difference_table', 'Truth',
+           'Setting', 'detector_and_weights', 'Side', 'Explorer', 'limits', 'view', 'refresh', 'set_sides', 'reset',
+           'still']
 
 # %% ../../nbs/lab/04_explorer.ipynb #0c86c898
 def shared_limits(
@@ -67,18 +67,6 @@ def difference_picture(
     reach = (limits[1] - limits[0]) / 2
     change = np.clip(left, *limits) - np.clip(right, *limits)
     return (marked(colored(change, (-reach, reach), DIVERGING), mask) * 255).round().astype(np.uint8)
-
-# %% ../../nbs/lab/04_explorer.ipynb #0badebee
-def scale_bar(
-    limits: tuple,          # (low, high)
-    name: str = "magma",    # a matplotlib colour map
-    width: int = 500,       # pixels
-) -> str:                   # HTML
-    "The colours of a scale with the values at both ends."
-    stops = ",".join(f"rgb({r:.0f},{g:.0f},{b:.0f})" for r, g, b in palette(name)[::51] * 255)
-    bar = f"<div style='height:10px;background:linear-gradient(to right,{stops})'></div>"
-    ends = f"<span>{limits[0]:.3g}</span><span style='float:right'>{limits[1]:.3g}</span>"
-    return f"<div style='width:{width}px;line-height:1.4'>{bar}{ends}</div>"
 
 # %% ../../nbs/lab/04_explorer.ipynb #8ace4050
 def difference_table(
@@ -325,8 +313,8 @@ def refresh(self):
 
 def _show_bars(self):
     low, high = self.limits
-    self.bar.value = scale_bar((low, high))
-    self.difference_bar.value = scale_bar(((low - high) / 2, (high - low) / 2), DIVERGING, 250)
+    self.bar.value = color_bar((low, high), width=500)
+    self.difference_bar.value = color_bar(((low - high) / 2, (high - low) / 2), DIVERGING, 250)
 
 
 def _show_table(self):

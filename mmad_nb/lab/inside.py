@@ -152,7 +152,7 @@ class InsidePanel:
         self.block = W.IntSlider(value=encoder.depth - 1 if block is None else block, min=0,
                                  max=encoder.depth - 1, description="block")
         heads = encoder.model.blocks[0].attn.num_heads
-        self.head = W.Dropdown(options=[("mean of all", None), *((str(k), k) for k in range(heads))], description="head")
+        self.head = W.Dropdown(options=[("mean of all", -1), *((str(k), k) for k in range(heads))], description="head")
         self.picture, self.label = W.Image(format="png", width=840), W.Label()
         controls = [self.row, self.column, self.block, self.head]
         for control in controls: control.observe(self.refresh, "value")
@@ -172,7 +172,7 @@ def refresh(self, change=None):
     weights, features = self.look(self.block.value)
     patch = self.row.value, self.column.value
     heads = attention_map(weights, features.shape[1:], patch)
-    self.attention = heads.mean(0) if self.head.value is None else heads[self.head.value]
+    self.attention = heads.mean(0) if self.head.value < 0 else heads[self.head.value]
     self.similar = similarity(features, *patch)
     brightest = 10 / weights.shape[-1]                          # ten times what looking evenly would give
     pictures = [(self.rgb * 255).byte().permute(1, 2, 0).numpy()]
@@ -183,7 +183,7 @@ def refresh(self, change=None):
     side, (top, left) = self.encoder.patch, (v * self.encoder.patch for v in patch)
     for picture in pictures: picture[top:top + side, left:left + side] = 255
     self.picture.value = png_bytes(np.concatenate(pictures, axis=1))
-    self.label.value = (f"looks most at its own place: {self.attention[patch]:.4f}; evenly would be {1 / weights.shape[-1]:.4f}; "
+    self.label.value = (f"takes from itself {self.attention[patch]:.4f}; evenly would be {1 / weights.shape[-1]:.4f}; "
                         f"mean similarity {self.similar.mean():.2f}")
 
 

@@ -11,7 +11,6 @@ import time
 from typing import Sequence
 
 import numpy as np
-import torch
 
 from ..core.runtime import DataError, unknown_name
 from .evaluator import Evaluator, one_core_threads
