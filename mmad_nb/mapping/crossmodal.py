@@ -39,13 +39,15 @@ class FeatureMapper(nn.Module):
         x: torch.Tensor,  # (..., in_dim)
     ) -> torch.Tensor:    # (..., out_dim)
         "The guess for features `x`."
-        return self.after_input(self.input(x))
+        return self.after_linear(self.linear(x))
 
-    def after_input(self,
-        x: torch.Tensor,  # (..., hidden) output of the first layer, its bias included
-    ) -> torch.Tensor:    # (..., out_dim)
-        "Everything behind the first linear layer."
-        return self.output(F.gelu(self.projection(F.gelu(x))))
+    def linear(self, x):
+        "(..., in_dim) -> (..., hidden): the first layer without its bias."
+        return x @ self.input.weight.T
+
+    def after_linear(self, x):
+        "(..., hidden) -> (..., out_dim): the first layer's bias and everything behind it."
+        return self.output(F.gelu(self.projection(F.gelu(x + self.input.bias))))
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #38c95197
 def create_mappers(
@@ -61,15 +63,14 @@ def create_mappers(
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #bd4fb847
 def map_pixels(
-    mapper: FeatureMapper,  # one direction
+    mapper: nn.Module,      # one direction; it has `linear` and `after_linear`
     patches: torch.Tensor,  # (G,in_dim) features at patch resolution, one row per patch or centre
     mixing: Mixing,         # (n x G) how n pixels mix them
 ) -> torch.Tensor:          # (n,out_dim)
     "The mapper's prediction at n pixels, its first layer applied at patch resolution."
     # fewer pixels than patches: the plain order is cheaper
     if len(mixing.start) <= len(patches): return mapper(mixing @ patches)
-    first = patches @ mapper.input.weight.T                                # (G, hidden): no bias yet
-    return mapper.after_input(mixing @ first + mapper.input.bias)
+    return mapper.after_linear(mixing @ mapper.linear(patches))
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #71b480b1
 def masked_cosine_loss(
@@ -150,15 +151,15 @@ def distance_maps(
     chunk: int = 1024,       # pixels at a time
 ) -> dict:                   # "rgb" and "xyz": (H,W) float32, 0 on invalid pixels
     "Both distance maps of a sample, computed on its valid pixels in chunks."
-    like, pixels = mappers["rgb_to_xyz"].input.weight, features.valid.flatten().nonzero()[:, 0]
+    like, pixels = next(mappers.parameters()), features.valid.flatten().nonzero()[:, 0]
     image, points = features.image.flatten(1).T.to(like).contiguous(), features.points.to(like)
     maps = {"rgb": torch.zeros(features.valid.numel()), "xyz": torch.zeros(features.valid.numel())}
     directions = {"xyz": (mappers["rgb_to_xyz"], image, features.image_matrix, points, features.point_matrix),
                   "rgb": (mappers["xyz_to_rgb"], points, features.point_matrix, image, features.image_matrix)}
     for name, (mapper, question, asked, answer, answered) in directions.items():
-        first = question @ mapper.input.weight.T
+        first = mapper.linear(question)
         for some in pixels.split(chunk):
-            guess = mapper.after_input(asked.rows(some) @ first + mapper.input.bias)
+            guess = mapper.after_linear(asked.rows(some) @ first)
             maps[name][some] = feature_distance(guess.float(), (answered.rows(some) @ answer).float()).cpu()
     return {name: values.reshape(features.size) for name, values in maps.items()}
 
