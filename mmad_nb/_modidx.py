@@ -37,6 +37,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.batches': ('core/training.html#batches', 'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.curve_for': ('core/training.html#curve_for', 'mmad_nb/core/training.py'),
+                                       'mmad_nb.core.training.drawn_from': ('core/training.html#drawn_from', 'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.load_checkpoint': ( 'core/training.html#load_checkpoint',
                                                                                   'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.save_checkpoint': ( 'core/training.html#save_checkpoint',

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -17,7 +18,7 @@ import torch
 from .runtime import DataError, progress, written_beside
 
 # %% auto #0
-__all__ = ['batches', 'step', 'save_checkpoint', 'load_checkpoint', 'train', 'curve_for', 'RatePanel']
+__all__ = ['batches', 'step', 'save_checkpoint', 'load_checkpoint', 'drawn_from', 'train', 'curve_for', 'RatePanel']
 
 # %% ../../nbs/core/02_training.ipynb #0445680b
 def batches(
@@ -37,6 +38,7 @@ def step(
     batch: list,           # the items of the whole batch
     loss: Callable,        # list of items -> (sum of losses, number of terms)
     accelerator=None,      # accelerate.Accelerator, or None for a single process
+    check=None,            # called with `parameters` when their gradients are ready; may change them
 ) -> float:                # the batch's loss
     "One optimiser step on `batch`, shared among the processes; the result does not depend on how many there are."
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -55,6 +57,7 @@ def step(
         if p.grad is None: continue                                 # the loss did not use it
         if accelerator: p.grad = accelerator.reduce(p.grad, "sum")
         p.grad /= sums[1]
+    if check: check(parameters)
     optimizer.step()
     return value
 
@@ -101,6 +104,17 @@ def load_checkpoint(
     optimizer.load_state_dict(optimizer.state_dict() | {"state": memory})
     return found
 
+# %% ../../nbs/core/02_training.ipynb #99cf5430
+@contextmanager
+def drawn_from(
+    *numbers: int,  # what the draws depend on, such as seed, epoch and step; each >= 0
+):
+    "Inside, torch's random numbers are a function of `numbers`; outside, they go on as before."
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        yield
+
 # %% ../../nbs/core/02_training.ipynb #8cab4740
 def train(
     modules: dict,               # {name: torch module}: all of their parameters that require a gradient are learned
@@ -115,6 +129,7 @@ def train(
     accelerator=None,            # accelerate.Accelerator for several processes or GPUs
     label: str = "training",     # shown beside the bar
     save_seconds: float = 60,    # write a checkpoint after this much work, and after each epoch
+    check=None,                  # looks at the gradients before each step; see `step`
 ) -> list:                       # for each epoch the mean of its batches' losses
     "Train with Adam; resume from `checkpoint` where it exists, ending in the same numbers as an undisturbed run."
     if len(items) == 0: raise DataError(label, "no item to train on", "at least one", "Is the training split empty?")
@@ -129,8 +144,9 @@ def train(
     main = accelerator is None or accelerator.is_main_process
     bar = progress(range(epochs * steps), label, initial=state["epoch"] * steps + state["step"])
     while state["epoch"] < epochs:
-        batch = batches(len(items), batch_size, seed, state["epoch"])[state["step"]]
-        state["losses"][-1].append(step(parameters, optimizer, [items[i] for i in batch], loss, accelerator))
+        batch = [items[i] for i in batches(len(items), batch_size, seed, state["epoch"])[state["step"]]]
+        with drawn_from(seed, state["epoch"], state["step"]):
+            state["losses"][-1].append(step(parameters, optimizer, batch, loss, accelerator, check))
         bar.update(); bar.set_postfix(loss=f"{state['losses'][-1][-1]:.4f}")
         state["step"] += 1
         ended = state["step"] == steps
