@@ -1,5 +1,7 @@
 "Detectors: assembled from the stages, side by side behind one interface."
 from .base import Components, Detector, Weight, WeightPanel, create_detector, list_detectors, load_detector, register, weight_control
 from .cfm import CFM
+from .per_category import PerCategory, by_category, evaluate_each, mean_metrics
 
-__all__ = ["CFM", "Components", "Detector", "Weight", "WeightPanel", "create_detector", "list_detectors", "load_detector", "register", "weight_control"]
+__all__ = ["CFM", "Components", "Detector", "PerCategory", "Weight", "WeightPanel", "by_category", "create_detector", "evaluate_each", "list_detectors", "load_detector",
+           "mean_metrics", "register", "weight_control"]

@@ -160,10 +160,14 @@ def create_detector(
     name: str,                  # one of list_detectors()
     encoders="tiny",            # "tiny" (embedded, offline), "paper", or encoder objects
     device: str | None = None,  # None: the GPU where there is one
+    per_category: bool = False, # True: one model for each category of the training samples, not one for all
     **config,                   # options of that detector
 ) -> Detector:
     "A detector by name, not trained yet."
     if name not in DETECTORS: raise unknown_name("detector", name, DETECTORS)
+    if per_category:
+        from mmad_nb.detectors.per_category import PerCategory
+        return PerCategory(name, encoders, device, **config)
     return DETECTORS[name](encoders, device, **config)
 
 # %% ../../nbs/detectors/01_base.ipynb #b81245ee

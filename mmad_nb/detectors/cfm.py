@@ -21,8 +21,8 @@ from ..mapping.crossmodal import (TrainingItem, bfloat16_pays, check_features, c
 from ..scoring.fusion import BLUR, RULES, box_blur, fuse_maps, image_score
 
 # %% auto #0
-__all__ = ['PRESETS', 'CFM_WEIGHTS', 'TAPS', 'GoodSamples', 'number_type', 'CFM', 'build_encoders', 'training_items', 'fit',
-           'stream', 'components', 'combine', 'image_scores', 'state', 'load_state']
+__all__ = ['PRESETS', 'CFM_WEIGHTS', 'TAPS', 'GoodSamples', 'number_type', 'CFM', 'build_encoders', 'training_items', 'begin',
+           'loss', 'maps_of', 'fit', 'stream', 'components', 'combine', 'image_scores', 'state', 'load_state']
 
 # %% ../../nbs/detectors/02_cfm.ipynb #54f11163
 class GoodSamples(Sequence):
@@ -30,7 +30,7 @@ class GoodSamples(Sequence):
     def __init__(self,
         samples,  # a sequence of Sample
     ):
-        self.samples, self.ids = samples, {}
+        self.samples, self.ids, self.categories = samples, {}, {}  # both filled while reading: number -> name
 
     def __len__(self): return len(self.samples)
 
@@ -39,7 +39,7 @@ class GoodSamples(Sequence):
         if sample.anomalous:
             raise DataError(f"training sample {sample.id!r}", f"a defect ({sample.defect})", "good samples only",
                             'Use the training split: split="train".')
-        self.ids[i] = sample.id or f"number {i}"
+        self.ids[i], self.categories[i] = sample.id or f"number {i}", sample.category
         return sample
 
 # %% ../../nbs/detectors/02_cfm.ipynb #bd11aa86
@@ -123,6 +123,24 @@ def training_items(
         items.append(TrainingItem(one, choose_pixels(one, count, seed + i)))
     return items
 
+# %% ../../nbs/detectors/02_cfm.ipynb #02953d30
+def begin(self, items, reading):
+    "Fresh mappers, before a training on `items`; `reading` knows the samples' names and categories."
+    self.mappers = create_mappers(self.image_encoder.dim, self.point_encoder.dim, self.options["seed"]).to(self.device)
+
+
+def loss(self, items):
+    "Sum and count of the loss of a batch."
+    return crossmodal_loss(self.mappers, items)
+
+
+def maps_of(self, mappers, sample, features):
+    "Component maps of one sample; `mappers` may be a copy in another number type."
+    return distance_maps(mappers, features)
+
+
+CFM.begin, CFM.loss, CFM.maps_of, CFM.check = begin, loss, maps_of, None  # None: gradients are taken as they are
+
 # %% ../../nbs/detectors/02_cfm.ipynb #a92ef744
 def fit(self,
     samples,          # good samples, of one category or of many: one model for all of them
@@ -134,15 +152,15 @@ def fit(self,
     "Learn what colour and shape of good samples have to do with each other."
     reading, options = GoodSamples(samples), self.options
     if len(reading) == 0:
-        raise DataError("cfm.fit", "no sample", "at least one good sample", "Is the training split empty?")
+        raise DataError(f"{self.name}.fit", "no sample", "at least one good sample", "Is the training split empty?")
     features = extract(reading, self.image_encoder, self.point_encoder, (options["blocks"] - 1,), cache, accelerator)
     items = training_items(features, reading.ids, options["pixels"], options["seed"])
-    self.mappers = create_mappers(self.image_encoder.dim, self.point_encoder.dim, options["seed"]).to(self.device)
-    self.curve = train(dict(self.mappers.items()), items, lambda batch: crossmodal_loss(self.mappers, batch),
-                       epochs=epochs or options["epochs"], batch_size=options["batch_size"], lr=options["lr"],
-                       seed=options["seed"], checkpoint=checkpoint, accelerator=accelerator,
-                       label=f"cfm on {self.provenance}")
+    self.begin(items, reading)
+    self.curve = train(dict(self.mappers.items()), items, self.loss, epochs=epochs or options["epochs"],
+                       batch_size=options["batch_size"], lr=options["lr"], seed=options["seed"], checkpoint=checkpoint,
+                       accelerator=accelerator, check=self.check, label=f"{self.name} on {self.provenance}")
     self.fitted = True
+    self.mappers.eval()
     return self
 
 
@@ -168,11 +186,12 @@ def components(self,
     self.need_fit()
     rounded, maps, valid, ids = self.dtype != torch.float32, [], [], []
     mappers = copy.deepcopy(self.mappers).to(self.dtype) if rounded else self.mappers
-    for sample, features in progress(stream(self, samples, cache), f"cfm on {self.provenance}", total=len(samples)):
+    bar = progress(stream(self, samples, cache), f"{self.name} on {self.provenance}", total=len(samples))
+    for sample, features in bar:
         check_features(features, sample.id)
-        maps.append(distance_maps(mappers, features)); valid.append(features.valid); ids.append(sample.id)
-    if not maps: raise DataError("cfm.components", "no sample", "at least one", "Is the split empty?")
-    return Components({name: torch.stack([m[name] for m in maps]) for name in ("rgb", "xyz")}, torch.stack(valid), ids,
+        maps.append(self.maps_of(mappers, sample, features)); valid.append(features.valid); ids.append(sample.id)
+    if not maps: raise DataError(f"{self.name}.components", "no sample", "at least one", "Is the split empty?")
+    return Components({name: torch.stack([m[name] for m in maps]) for name in maps[0]}, torch.stack(valid), ids,
                       self.provenance)
 
 
