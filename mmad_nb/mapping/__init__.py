@@ -1,11 +1,15 @@
 "Networks that guess the features of one sensor from those of another, and from words."
 from .crossmodal import (FeatureMapper, PatchPanel, TrainingItem, bfloat16_pays, check_features, choose_pixels, create_mappers, crossmodal_loss, distance_maps,
                          disturb, feature_distance, load_mapper, map_pixels, masked_cosine_loss)
+from .contrastive import (AbnormalPrompts, LabelledItem, PromptText, abnormal_maps, anchors, contrastive_loss, create_prompt_modules, encode_prompts,
+                          ensemble_sentences, labelled_item, prompt_loss, prompt_sentences)
 from .geometry_aware import GeometryAwareMapper, TwoLayerMapper, create_geometry_mappers
 from .text_adaptor import (TextAdaptor, TopKExperts, category_words, create_text_mappers, drop_nonfinite, object_sentences, text_loss, text_maps,
                            total_loss)
 
 __all__ = ["FeatureMapper", "PatchPanel", "TrainingItem", "check_features", "choose_pixels", "create_mappers", "crossmodal_loss", "distance_maps",
            "bfloat16_pays", "disturb", "feature_distance", "load_mapper", "map_pixels", "masked_cosine_loss",
+           "AbnormalPrompts", "LabelledItem", "PromptText", "abnormal_maps", "anchors", "contrastive_loss", "create_prompt_modules", "encode_prompts",
+           "ensemble_sentences", "labelled_item", "prompt_loss", "prompt_sentences",
            "GeometryAwareMapper", "TwoLayerMapper", "create_geometry_mappers",
            "TextAdaptor", "TopKExperts", "category_words", "create_text_mappers", "drop_nonfinite", "object_sentences", "text_loss", "text_maps", "total_loss"]
