@@ -4,6 +4,7 @@ from .crossmodal import (FeatureMapper, PatchPanel, TrainingItem, bfloat16_pays,
 from .contrastive import (AbnormalPrompts, LabelledItem, PromptText, abnormal_maps, anchors, contrastive_loss, create_prompt_modules, encode_prompts,
                           ensemble_sentences, labelled_item, prompt_loss, prompt_sentences)
 from .geometry_aware import GeometryAwareMapper, TwoLayerMapper, create_geometry_mappers
+from .memory import greedy_coreset, nearest, random_projection, reweight
 from .text_adaptor import (TextAdaptor, TopKExperts, category_words, create_text_mappers, drop_nonfinite, object_sentences, text_loss, text_maps,
                            total_loss)
 
@@ -11,5 +12,6 @@ __all__ = ["FeatureMapper", "PatchPanel", "TrainingItem", "check_features", "cho
            "bfloat16_pays", "disturb", "feature_distance", "load_mapper", "map_pixels", "masked_cosine_loss",
            "AbnormalPrompts", "LabelledItem", "PromptText", "abnormal_maps", "anchors", "contrastive_loss", "create_prompt_modules", "encode_prompts",
            "ensemble_sentences", "labelled_item", "prompt_loss", "prompt_sentences",
+           "greedy_coreset", "nearest", "random_projection", "reweight",
            "GeometryAwareMapper", "TwoLayerMapper", "create_geometry_mappers",
            "TextAdaptor", "TopKExperts", "category_words", "create_text_mappers", "drop_nonfinite", "object_sentences", "text_loss", "text_maps", "total_loss"]
