@@ -16,7 +16,7 @@ from .shapes import mix, ramp
 # %% auto #0
 __all__ = ['LEAST', 'MOST', 'KINDS', 'gradient_noise', 'perlin', 'anomaly_mask', 'texture', 'blend', 'object_length',
            'height_map', 'displace', 'check_source', 'check_settings', 'synthetic_anomaly', 'moved_along_ray',
-           'SyntheticTwins', 'SyntheticPanel']
+           'SyntheticTwins', 'moved_picture', 'SyntheticPanel']
 
 # %% ../../nbs/data/11_synthetic.ipynb #844a11d1
 def gradient_noise(
@@ -112,7 +112,7 @@ def displace(
     length = np.linalg.norm(ray, axis=0)
     return (xyz + ray * (distance / np.maximum(length, 1e-12))).astype(np.float32)
 
-# %% ../../nbs/data/11_synthetic.ipynb #8ce9f202
+# %% ../../nbs/data/11_synthetic.ipynb #fd67d128
 KINDS = ("both", "colour", "shape")
 
 
@@ -129,7 +129,7 @@ def check_source(
         raise DataError(f"sample {sample.id!r}", "no measured pixel", "an object to damage",
                         "Look at the raw capture: was everything removed as background?")
 
-
+# %% ../../nbs/data/11_synthetic.ipynb #7148d285
 def check_settings(
     cells: tuple,
     threshold: float,
@@ -194,7 +194,19 @@ class SyntheticTwins:
         if not 0 <= i < len(self): raise IndexError(i)  # ends a loop over the twins
         return synthetic_anomaly(self.samples[i], self.seed + i, **self.settings)
 
-# %% ../../nbs/data/11_synthetic.ipynb #cd81434c
+# %% ../../nbs/data/11_synthetic.ipynb #7217d6d1
+def moved_picture(
+    before: Sample,
+    after: Sample,  # the same pixels, some displaced along their rays
+    reach: float,   # in the unit of xyz: what shows as full red or full blue
+) -> np.ndarray:    # (H,W,3) uint8
+    "Red where a point moved away from the sensor, blue where it came nearer, white where it stayed, black beside the object."
+    from matplotlib import colormaps
+    colours = colormaps["RdBu_r"](.5 + .5 * moved_along_ray(before, after) / reach)[..., :3]
+    colours[~before.valid] = 0
+    return (colours * 255).astype(np.uint8)
+
+# %% ../../nbs/data/11_synthetic.ipynb #9a97585c
 class SyntheticPanel:
     "Sliders for lattice, threshold, opacity and strength; the damaged photo, what moved, and the cloud to turn."
     def __init__(self,
@@ -216,15 +228,12 @@ class SyntheticPanel:
 
     def refresh(self, change=None):
         "Damage the sample anew and show it."
-        from matplotlib import colormaps
         cells = (self.cells.value, self.cells.value)
         self.sample = synthetic_anomaly(self.source, self.seed.value, "both", cells, self.threshold.value,
                                         self.opacity.value, self.strength.value)
         reach = .08 * object_length(self.source)
-        away = colormaps["RdBu_r"](.5 + .5 * moved_along_ray(self.source, self.sample) / reach)[..., :3]
-        away[~self.source.valid] = 0
         self.photo.value = png_bytes((self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
-        self.moved.value = png_bytes((away * 255).astype(np.uint8))
+        self.moved.value = png_bytes(moved_picture(self.source, self.sample, reach))
         cloud = self.sample.cloud()
         self.view.show(cloud.points, cloud.colors)
         self.label.value = f"defective: {self.sample.mask.sum() / self.source.valid.sum():.1%} of the object"
