@@ -11,7 +11,7 @@ from ..core.runtime import DataError, unknown_name
 
 # %% auto #0
 __all__ = ['CHOICES', 'check_rows', 'nearest', 'random_projection', 'greedy_coreset', 'covering_radius', 'random_choice',
-           'choose_rows', 'toy_rows', 'draw_choice', 'reweight']
+           'choose_rows', 'toy_rows', 'draw_choice', 'reweight', 'CoresetPanel']
 
 # %% ../../nbs/mapping/04_memory.ipynb #843a4124
 def check_rows(
@@ -163,3 +163,31 @@ def reweight(
     spread = (queries[worst].float() - bank[around].float()).norm(dim=1) / queries.shape[1] ** 0.5
     own = distance[worst, 0] / queries.shape[1] ** 0.5
     return 1 - (own - spread.logsumexp(0)).exp().item()
+
+# %% ../../nbs/mapping/04_memory.ipynb #fd0c71cc
+class CoresetPanel:
+    "How many rows to keep and how to choose them; rows in the plane and the covering radius."
+    def __init__(self,
+        rows: torch.Tensor,  # (n,2)
+        most: int = 200,     # rows that can be kept
+    ):
+        import ipywidgets as W
+        self.rows, self.picture, self.label = rows, W.Image(format="png", width=360), W.Label()
+        self.count = W.IntSlider(value=20, min=1, max=most, description="rows", continuous_update=False)
+        self.how = W.Dropdown(options=CHOICES, description="choice")
+        self.seed = W.IntSlider(value=0, min=0, max=9, description="seed")
+        for control in (self.count, self.how, self.seed): control.observe(self.refresh, "value")
+        self.box = W.HBox([W.VBox([self.count, self.how, self.seed, self.label]), self.picture])
+        self.refresh()
+
+    def refresh(self, change=None):
+        "Choose anew and draw."
+        import io
+        from matplotlib.figure import Figure
+        self.chosen = choose_rows(self.rows, self.count.value, self.how.value, self.seed.value)
+        self.radius = covering_radius(self.rows, self.chosen)
+        self.label.value = f"covering radius {self.radius:.2f}"
+        figure = Figure(figsize=(4, 3.6), layout="constrained")  # outside of pyplot: nothing is shown twice
+        draw_choice(figure.subplots(), self.rows, self.chosen)
+        figure.savefig(file := io.BytesIO(), format="png", dpi=100)
+        self.picture.value = file.getvalue()
