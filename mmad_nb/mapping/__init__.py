@@ -1,8 +1,8 @@
 "Networks that guess the features of one sensor from those of another, and from words."
 from .crossmodal import (FeatureMapper, PatchPanel, TrainingItem, bfloat16_pays, check_features, choose_pixels, create_mappers, crossmodal_loss, distance_maps,
                          disturb, feature_distance, load_mapper, map_pixels, masked_cosine_loss)
-from .contrastive import (AbnormalPrompts, LabelledItem, PromptText, abnormal_maps, anchors, contrastive_loss, create_prompt_modules, encode_prompts,
-                          ensemble_sentences, labelled_item, prompt_loss, prompt_sentences)
+from .contrastive import (AbnormalPrompts, LabelledItem, PromptText, anchors, contrastive_loss, create_prompt_modules, encode_prompts,
+                          ensemble_sentences, labelled_item, prompt_loss, prompt_sentences, psi_maps)
 from .geometry_aware import GeometryAwareMapper, TwoLayerMapper, create_geometry_mappers
 from .memory import greedy_coreset, nearest, random_projection, reweight
 from .text_adaptor import (TextAdaptor, TopKExperts, category_words, create_text_mappers, drop_nonfinite, object_sentences, text_loss, text_maps,
@@ -10,8 +10,8 @@ from .text_adaptor import (TextAdaptor, TopKExperts, category_words, create_text
 
 __all__ = ["FeatureMapper", "PatchPanel", "TrainingItem", "check_features", "choose_pixels", "create_mappers", "crossmodal_loss", "distance_maps",
            "bfloat16_pays", "disturb", "feature_distance", "load_mapper", "map_pixels", "masked_cosine_loss",
-           "AbnormalPrompts", "LabelledItem", "PromptText", "abnormal_maps", "anchors", "contrastive_loss", "create_prompt_modules", "encode_prompts",
-           "ensemble_sentences", "labelled_item", "prompt_loss", "prompt_sentences",
+           "AbnormalPrompts", "LabelledItem", "PromptText", "anchors", "contrastive_loss", "create_prompt_modules", "encode_prompts",
+           "ensemble_sentences", "labelled_item", "prompt_loss", "prompt_sentences", "psi_maps",
            "greedy_coreset", "nearest", "random_projection", "reweight",
            "GeometryAwareMapper", "TwoLayerMapper", "create_geometry_mappers",
            "TextAdaptor", "TopKExperts", "category_words", "create_text_mappers", "drop_nonfinite", "object_sentences", "text_loss", "text_maps", "total_loss"]
