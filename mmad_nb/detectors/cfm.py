@@ -21,8 +21,8 @@ from ..mapping.crossmodal import (TrainingItem, bfloat16_pays, check_features, c
 from ..scoring.fusion import BLUR, RULES, box_blur, fuse_maps, image_score
 
 # %% auto #0
-__all__ = ['PRESETS', 'CFM_WEIGHTS', 'TAPS', 'GoodSamples', 'number_type', 'CFM', 'build_encoders', 'training_items', 'begin',
-           'loss', 'maps_of', 'fit', 'stream', 'components', 'combine', 'image_scores', 'state', 'load_state']
+__all__ = ['PRESETS', 'CFM_WEIGHTS', 'TAPS', 'GoodSamples', 'number_type', 'CFM', 'build_encoders', 'training_items', 'items',
+           'begin', 'loss', 'maps_of', 'fit', 'stream', 'components', 'combine', 'image_scores', 'state', 'load_state']
 
 # %% ../../nbs/detectors/02_cfm.ipynb #54f11163
 class GoodSamples(Sequence):
@@ -30,7 +30,7 @@ class GoodSamples(Sequence):
     def __init__(self,
         samples,  # a sequence of Sample
     ):
-        self.samples, self.ids, self.categories = samples, {}, {}  # both filled while reading: number -> name
+        self.samples, self.ids = samples, {}  # number -> name, filled while reading
 
     def __len__(self): return len(self.samples)
 
@@ -39,7 +39,7 @@ class GoodSamples(Sequence):
         if sample.anomalous:
             raise DataError(f"training sample {sample.id!r}", f"a defect ({sample.defect})", "good samples only",
                             'Use the training split: split="train".')
-        self.ids[i], self.categories[i] = sample.id or f"number {i}", sample.category
+        self.ids[i] = sample.id or f"number {i}"
         return sample
 
 # %% ../../nbs/detectors/02_cfm.ipynb #bd11aa86
@@ -124,8 +124,15 @@ def training_items(
     return items
 
 # %% ../../nbs/detectors/02_cfm.ipynb #02953d30
-def begin(self, items, reading):
-    "Fresh mappers, before a training on `items`; `reading` knows the samples' names and categories."
+def items(self, samples, cache=None, accelerator=None):
+    "Training items of good samples: features once, then the chosen pixels of each."
+    reading, options = GoodSamples(samples), self.options
+    features = extract(reading, self.image_encoder, self.point_encoder, (options["blocks"] - 1,), cache, accelerator)
+    return training_items(features, reading.ids, options["pixels"], options["seed"])
+
+
+def begin(self, items, samples):
+    "Fresh mappers, before a training on `items`, which were made of `samples`."
     self.mappers = create_mappers(self.image_encoder.dim, self.point_encoder.dim, self.options["seed"]).to(self.device)
 
 
@@ -139,7 +146,7 @@ def maps_of(self, mappers, sample, features):
     return distance_maps(mappers, features)
 
 
-CFM.begin, CFM.loss, CFM.maps_of, CFM.check = begin, loss, maps_of, None  # None: gradients are taken as they are
+CFM.items, CFM.begin, CFM.loss, CFM.maps_of, CFM.check = items, begin, loss, maps_of, None  # None: gradients are taken as they are
 
 # %% ../../nbs/detectors/02_cfm.ipynb #a92ef744
 def fit(self,
@@ -150,12 +157,11 @@ def fit(self,
     accelerator=None, # accelerate.Accelerator: share the work among its processes
 ) -> "CFM":
     "Learn what colour and shape of good samples have to do with each other."
-    reading, options = GoodSamples(samples), self.options
-    if len(reading) == 0:
+    options = self.options
+    if len(samples) == 0:
         raise DataError(f"{self.name}.fit", "no sample", "at least one good sample", "Is the training split empty?")
-    features = extract(reading, self.image_encoder, self.point_encoder, (options["blocks"] - 1,), cache, accelerator)
-    items = training_items(features, reading.ids, options["pixels"], options["seed"])
-    self.begin(items, reading)
+    items = self.items(samples, cache, accelerator)
+    self.begin(items, samples)
     self.curve = train(dict(self.mappers.items()), items, self.loss, epochs=epochs or options["epochs"],
                        batch_size=options["batch_size"], lr=options["lr"], seed=options["seed"], checkpoint=checkpoint,
                        accelerator=accelerator, check=self.check, label=f"{self.name} on {self.provenance}")

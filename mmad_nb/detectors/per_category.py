@@ -17,8 +17,8 @@ from .base import Components, Detector, create_detector
 from ..scoring.evaluate import evaluate
 
 # %% auto #0
-__all__ = ['categories_of', 'Chosen', 'by_category', 'PerCategory', 'fit', 'components', 'state', 'load_state', 'evaluate_each',
-           'mean_metrics']
+__all__ = ['categories_of', 'Chosen', 'by_category', 'PerCategory', 'fit', 'components', 'state', 'load_state', 'evaluate_maps',
+           'evaluate_each', 'mean_metrics', 'SharingPanel']
 
 # %% ../../nbs/detectors/04_per_category.ipynb #418f8112
 def categories_of(
@@ -130,17 +130,14 @@ def load_state(self, state: dict):
 
 PerCategory.state, PerCategory.load_state = state, load_state
 
-# %% ../../nbs/detectors/04_per_category.ipynb #16d264d5
-def evaluate_each(
-    detector: Detector,      # trained
-    samples: Sequence,       # test samples of one or more categories
-    cache=None,              # folder to keep features in
-    limits=(.3, .01),        # of AUPRO
-    **weights,               # of `fuse`
-) -> dict:                   # category -> Metrics
+# %% ../../nbs/detectors/04_per_category.ipynb #7f06cacb
+def evaluate_maps(
+    maps,                # (N,H,W) fused maps
+    scores,              # (N,) image scores
+    samples: Sequence,   # the N samples
+    limits=(.3, .01),    # of AUPRO
+) -> dict:               # category -> Metrics
     "Metrics within every category."
-    maps = detector.fuse(detector.components(samples, cache=cache), **weights)
-    scores = detector.image_scores(maps)
     found = {}
     for category, pile in by_category(samples).items():
         masks = np.stack([sample.mask for sample in pile])
@@ -149,8 +146,43 @@ def evaluate_each(
     return found
 
 
+def evaluate_each(
+    detector: Detector,      # trained
+    samples: Sequence,       # test samples of one or more categories
+    cache=None,              # folder to keep features in
+    limits=(.3, .01),        # of AUPRO
+    **weights,               # of `fuse`
+) -> dict:                   # category -> Metrics
+    "A detector's metrics within every category."
+    maps = detector.fuse(detector.components(samples, cache=cache), **weights)
+    return evaluate_maps(maps, detector.image_scores(maps), samples, limits)
+
+
 def mean_metrics(
     found: dict,  # category -> Metrics, from evaluate_each
 ) -> dict:        # metric -> mean over the categories for which it is defined
     "Every category counts the same, however many samples it has."
     return {name: float(np.nanmean([metrics[name] for metrics in found.values()])) for name in next(iter(found.values()))}
+
+# %% ../../nbs/detectors/04_per_category.ipynb #9c97768e
+class SharingPanel:
+    "Choose which categories a detector is trained on; what that does to one of them."
+    def __init__(self,
+        train: Sequence,  # good samples of several categories
+        test: Sequence,   # test samples of one
+        epochs: int = 2,  # passes of each training
+        cache=None,       # folder to keep features in
+    ):
+        import ipywidgets as W
+        self.piles, self.test, self.epochs, self.cache = by_category(train), test, epochs, cache
+        self.chosen = W.SelectMultiple(options=list(self.piles), value=[test[0].category], description="trained on")
+        self.button, self.label = W.Button(description="train and test"), W.Label()
+        self.button.on_click(self.refresh)
+        self.box = W.VBox([self.chosen, self.button, self.label])
+
+    def refresh(self, button=None):
+        "Train, test, and show the metrics."
+        samples = [sample for category in self.chosen.value for sample in self.piles[category]]
+        detector = create_detector("cfm", device="cpu", epochs=self.epochs).fit(samples, cache=self.cache)
+        self.metrics = mean_metrics(evaluate_each(detector, self.test, cache=self.cache))
+        self.label.value = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("image_auroc", "aupro@30"))
