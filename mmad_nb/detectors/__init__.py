@@ -3,7 +3,7 @@ from .base import Components, Detector, Weight, WeightPanel, create_detector, li
 from .cfm import CFM
 from .memory_bank import MemoryBank
 from .text_guided import TextGuided
-from .per_category import PerCategory, by_category, evaluate_each, mean_metrics
+from .per_category import PerCategory, by_category, evaluate_each, evaluate_maps, mean_metrics
 
-__all__ = ["CFM", "Components", "Detector", "MemoryBank", "PerCategory", "TextGuided", "Weight", "WeightPanel", "by_category", "create_detector", "evaluate_each", "list_detectors", "load_detector",
+__all__ = ["CFM", "Components", "Detector", "MemoryBank", "PerCategory", "TextGuided", "Weight", "WeightPanel", "by_category", "create_detector", "evaluate_each", "evaluate_maps", "list_detectors", "load_detector",
            "mean_metrics", "register", "weight_control"]

@@ -110,10 +110,11 @@ def components(self,
 
 PerCategory.fit, PerCategory.components = fit, components
 
-# %% ../../nbs/detectors/04_per_category.ipynb #f6be8337
+# %% ../../nbs/detectors/04_per_category.ipynb #e73720e1
 def state(self) -> dict:
     "What all models learned: `category/name` -> tensor."
-    return {f"{category}/{name}": value for category, model in self.models.items() for name, value in model.state().items()}
+    return {f"{category}/{name}": value.clone()  # what models share, such as a constant, must not be one memory in a file
+            for category, model in self.models.items() for name, value in model.state().items()}
 
 
 def load_state(self, state: dict):

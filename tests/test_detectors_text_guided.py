@@ -1,0 +1,160 @@
+"""The text-guided detector on miniature encoders: every option trains, saves and loads; words change what they should and nothing else."""
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_detectors_cfm import capture, miniature, same_weights
+
+from mmad_nb.core.runtime import DataError
+from mmad_nb.detectors import create_detector, load_detector
+from mmad_nb.detectors import text_guided as module
+
+
+class Words:
+    "A text tower of sorts: each sentence has a random unit vector of its own."
+    def encode_text(self, texts):
+        draw = lambda text: torch.randn(16, generator=torch.Generator().manual_seed(sum(text.encode())))
+        return F.normalize(torch.stack([draw(text) for text in texts]), dim=-1)
+
+
+def encoders(): return (*miniature(), Words())
+
+
+def detector(**options):
+    return create_detector("text_guided", encoders(), "cpu",
+                           **{"epochs": 3, "pixels": 100, "batch_size": 2, "group_size": 8, **options})
+
+
+GOOD = [replace(capture(seed), category=("disc", "cable_gland")[seed % 2]) for seed in range(6)]
+TESTS = [replace(capture(10), category="disc"), replace(capture(11, "stain"), category="cable_gland")]
+
+
+@pytest.fixture(scope="module")
+def fitted(): return detector().fit(GOOD)
+
+
+def test_words_cannot_change_the_crossmodal_maps(fitted):
+    "The two losses share no learned number, so OCTA on or off trains the same mappers."
+    without = detector(octa=False).fit(GOOD)
+    for name in ("rgb", "xyz"): assert torch.equal(fitted.components(TESTS)[name], without.components(TESTS)[name])
+    assert "text" not in without.components(TESTS)
+
+
+def test_all_off_is_cfm(fitted):
+    plain = detector(octa=False, gacm=False, blocks=12).fit(GOOD)
+    cfm = create_detector("cfm", miniature(), "cpu", epochs=3, pixels=100, batch_size=2, group_size=8).fit(GOOD)
+    assert torch.equal(plain.fuse(plain.components(TESTS)), cfm.fuse(cfm.components(TESTS)))
+
+
+@pytest.mark.parametrize("options", [{}, {"prompts": "cpe"}, {"prompts": "apg", "psi_text": "probability"}, {"octa": False},
+                                     {"gacm": False}, {"balance": True}], ids=str)
+def test_save_and_load(tmp_path, options):
+    first = detector(epochs=1, **options).fit(GOOD)
+    first.save(tmp_path / "saved")
+    again = load_detector(tmp_path / "saved", device="cpu", encoders=(*miniature(), None if "octa" in options else Words()))
+    parts, same = first.components(TESTS), again.components(TESTS)
+    assert all(torch.equal(parts[name], same[name]) for name in parts) and torch.equal(first.fuse(parts), again.fuse(same))
+    assert torch.isfinite(first.fuse(parts)).all()
+
+
+def test_a_loaded_detector_needs_no_text_tower_for_known_categories(tmp_path, fitted):
+    fitted.save(tmp_path / "saved")
+
+    class Silent:
+        def encode_text(self, texts): raise AssertionError(texts)
+
+    again = load_detector(tmp_path / "saved", device="cpu", encoders=(*miniature(), Silent()))
+    again.components(TESTS)
+    with pytest.raises(AssertionError, match="a photo of a vial."):
+        again.components([replace(TESTS[0], category="vial")])
+
+
+def test_fusion_is_equation_16_and_differentiable(fitted):
+    plain = detector(blur=False)
+    parts = fitted.components(TESTS)
+    fused = plain.fuse(parts, alpha=.3, beta=.9)
+    assert torch.allclose(fused, .3 * parts["rgb"] * parts["xyz"] + .9 * parts["text"])
+    with pytest.raises(DataError, match="a number from 0 to 1"): plain.fuse(parts, beta=1.2)
+
+
+def test_balance_makes_both_terms_one_on_good_samples(fitted):
+    even = detector(balance=True, blur=False).fit(GOOD)
+    parts = even.components(GOOD)
+    for weights in ({"alpha": 1, "beta": 0}, {"alpha": 0, "beta": 1}):
+        assert torch.isclose(even.fuse(parts, **weights)[parts.valid].mean(), torch.tensor(1.), atol=1e-4)
+    assert torch.equal(fitted.scale, torch.ones(2))
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch, stop):
+    "Dropout included: its random numbers depend on the step."
+    whole, usual, calls = detector().fit(GOOD), module.prompt_loss, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == stop: raise KeyboardInterrupt
+        return usual(*arguments)
+
+    monkeypatch.setattr(module, "prompt_loss", stopping)
+    with pytest.raises(KeyboardInterrupt): detector().fit(GOOD, checkpoint=tmp_path / "run.safetensors")
+    monkeypatch.setattr(module, "prompt_loss", usual)
+    again = detector().fit(GOOD, checkpoint=tmp_path / "run.safetensors")
+    assert same_weights(whole, again) and again.curve == whole.curve
+
+
+def test_a_step_with_an_infinite_gradient_changes_only_the_others(monkeypatch):
+    learned, usual = detector(epochs=1, batch_size=6), module.prompt_loss
+
+    def broken(mode, mappers, *rest):
+        total, count = usual(mode, mappers, *rest)
+        weight = mappers["rgb_to_xyz"].gate.weight
+        return total + (weight * 0).abs().sqrt().sum() * (1 if weight.requires_grad else 0), count  # slope 0 * inf
+
+    monkeypatch.setattr(module, "prompt_loss", broken)
+    learned.items, fresh = learned.items, detector(epochs=1)
+    fresh.begin(fresh.items(GOOD), GOOD)
+    learned.fit(GOOD)
+    before, after = fresh.mappers.state_dict(), learned.mappers.state_dict()
+    assert torch.equal(before["rgb_to_xyz.gate.weight"], after["rgb_to_xyz.gate.weight"])
+    assert not torch.equal(before["rgb_to_xyz.semantic.weight"], after["rgb_to_xyz.semantic.weight"])
+
+
+def test_one_model_for_each_category(tmp_path):
+    each = detector(per_category=True).fit(GOOD)
+    alone = detector().fit([sample for sample in GOOD if sample.category == "disc"])
+    assert torch.equal(each.components(TESTS)["text"][0], alone.components(TESTS[:1])["text"][0])
+    each.save(tmp_path / "saved")
+    again = load_detector(tmp_path / "saved", device="cpu", encoders=encoders())
+    assert torch.equal(again.components(TESTS)["text"], each.components(TESTS)["text"])
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(category=""), "a sample without category"), (dict(defect="stain"), "good samples only")])
+def test_refused_samples(change, message):
+    with pytest.raises(DataError, match=message): detector(epochs=1).fit([replace(GOOD[0], **change), *GOOD[1:]])
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch
+        from accelerate import Accelerator
+        from test_detectors_text_guided import GOOD, detector
+        torch.set_num_threads(1)
+        accelerator = Accelerator(cpu=True)
+        learned = detector(batch_size=3).fit(GOOD, accelerator=accelerator)
+        assert accelerator.num_processes == 2
+        if accelerator.is_main_process: learned.save({str(tmp_path / 'two')!r})
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           str(tmp_path / "script.py")], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = load_detector(tmp_path / "two", device="cpu", encoders=encoders())
+    assert same_weights(detector(batch_size=3).fit(GOOD), two, tolerance=1e-4)
