@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from mmad_nb.core.runtime import DataError
-from mmad_nb.features.image import ImageEncoder, SimilarityPanel, bilinear, mix, pca_colours, similarity, tiny_vit, upsample
+from mmad_nb.features.image import (Attention, ImageEncoder, SimilarityPanel, ViT, bilinear, mix, pca_colours, similarity, tiny_vit,
+                                    upsample)
 
 TIRE = Path(__file__).parents[2] / "shared" / "data" / "mvtec3d_tire"
 
@@ -23,7 +24,7 @@ def photo():
 
 
 def by_hand(model, photo, last):
-    "timm's blocks one by one, written out."
+    "The blocks one by one, written out."
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     with torch.no_grad():
         tokens = model.patch_embed.proj((photo - mean) / std).flatten(2).transpose(1, 2)
@@ -37,6 +38,39 @@ def test_every_block_agrees_with_the_network_written_out(encoder, photo):
     for block, found in zip((11, 0, 7), maps):
         assert found.shape == (2, 192, 28, 28) and found.dtype == torch.float32
         assert torch.allclose(found, by_hand(encoder.model, photo, block), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 40), (32, 48)])
+def test_our_network_is_timms(size):
+    "The same names, and with the same weights the same features, also where the positions are stretched."
+    from timm.models.vision_transformer import VisionTransformer
+    torch.manual_seed(1)
+    timms = VisionTransformer(img_size=64, patch_size=8, embed_dim=48, depth=4, num_heads=3, num_classes=0, dynamic_img_size=True)
+    for value in timms.parameters(): value.data += torch.randn_like(value) / 10  # norms and biases too
+    ours, x = ViT(48, 3, depth=4, size=64), torch.randn(2, 3, *size)
+    ours.load_state_dict(timms.state_dict())
+    with torch.no_grad():
+        found = ours.eval()(x, (1, 3))
+        wanted = timms.eval().forward_intermediates(x, indices=[1, 3], norm=True, intermediates_only=True)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted))
+
+
+def test_the_paper_encoder_has_the_names_and_shapes_of_timms():
+    import timm
+    with torch.device("meta"):
+        ours, timms = ViT(dim=768, heads=12), timm.create_model("vit_base_patch8_224.dino", pretrained=False, num_classes=0)
+    shapes = lambda network: {name: value.shape for name, value in network.state_dict().items()}
+    assert shapes(ours) == shapes(timms) and ours.norm.eps == timms.norm.eps == ours.blocks[0].norm1.eps
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_attention_by_the_formula(bias):
+    torch.manual_seed(3)
+    layer, x = Attention(12, 3, bias=bias).requires_grad_(False), torch.randn(2, 7, 12)
+    offset = layer.qkv.bias.chunk(3) if bias else (0, 0, 0)
+    q, k, v = (x @ w.T + b for w, b in zip(layer.qkv.weight.chunk(3), offset))
+    heads = [torch.softmax(q[..., s] @ k[..., s].transpose(1, 2) / 2, -1) @ v[..., s] for s in (slice(0, 4), slice(4, 8), slice(8, 12))]
+    torch.testing.assert_close(layer(x), layer.proj(torch.cat(heads, -1)), atol=1e-5, rtol=1e-4)
 
 
 def test_default_is_the_last_block_in_evaluation_mode_without_gradient(encoder, photo):

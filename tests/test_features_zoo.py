@@ -276,7 +276,7 @@ def test_costs_are_those_of_timms_networks():
         if name == "tiny_vit": model = tiny_vit()
         else:
             with torch.device("meta"): model = timm.create_model(name, pretrained=False, num_classes=0)
-        assert (model.embed_dim, len(model.blocks), model.patch_embed.patch_size[0]) == (dim, depth, patch)
+        assert (model.embed_dim, len(model.blocks), model.patch_embed.proj.stride[0]) == (dim, depth, patch)
 
 
 def test_sizes_on_the_cards():
@@ -289,4 +289,15 @@ def test_sizes_on_the_cards():
 
 def test_importing_the_zoo_is_light():
     code = "import sys, mmad_nb.features.zoo; print([m for m in ('timm', 'huggingface_hub', 'matplotlib', 'k3d', 'ipywidgets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["tiny_vit", "vit_base_patch8_224.dino"])
+def test_the_encoders_of_the_detectors_do_not_wait_for_timm(name, tmp_path):
+    "Importing timm costs seconds and 150 MB; torch's symbolic half, which some draws on the meta device bring in, as much."
+    with torch.device("meta"): network = zoo.build_network(find_card(name), seed=0, empty=False)
+    torch.save({n: torch.zeros(v.shape) for n, v in network.state_dict().items()}, tmp_path / "file.pth")
+    code = f"""import sys; from mmad_nb.features.zoo import create_encoder
+create_encoder({name!r}, {str(tmp_path / "file.pth")!r}, "cpu")
+print([m for m in ("timm", "torchvision", "sympy") if m in sys.modules])"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

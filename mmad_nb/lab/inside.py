@@ -48,7 +48,7 @@ def attention(
     try: encoder.encode(torch.as_tensor(photo)[None], (block,))
     finally: hook.remove()
     q, k, _ = caught[0][0].unflatten(-1, (3, layer.num_heads, -1)).permute(1, 2, 0, 3)   # each (heads, T, d)
-    q, k = layer.q_norm(q), layer.k_norm(k)                                              # in most networks: unchanged
+    if hasattr(layer, "q_norm"): q, k = layer.q_norm(q), layer.k_norm(k)                # in some networks of timm
     return (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).float().softmax(-1)
 
 # %% ../../nbs/lab/03_inside.ipynb #3c34d939

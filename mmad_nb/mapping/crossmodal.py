@@ -148,7 +148,7 @@ def feature_distance(
 def distance_maps(
     mappers: nn.ModuleDict,  # from create_mappers; in bfloat16 all products are done in bfloat16
     features: Features,      # of one sample
-    chunk: int = 1024,       # pixels at a time
+    chunk: int = 512,        # pixels at a time
 ) -> dict:                   # "rgb" and "xyz": (H,W) float32, 0 on invalid pixels
     "Both distance maps of a sample, computed on its valid pixels in chunks."
     like, pixels = next(mappers.parameters()), features.valid.flatten().nonzero()[:, 0]
