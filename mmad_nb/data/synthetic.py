@@ -18,10 +18,10 @@ __all__ = ['LEAST', 'MOST', 'KINDS', 'gradient_noise', 'perlin', 'anomaly_mask',
            'height_map', 'displace', 'check_source', 'check_settings', 'synthetic_anomaly', 'moved_along_ray',
            'SyntheticTwins', 'moved_picture', 'SyntheticPanel']
 
-# %% ../../nbs/data/11_synthetic.ipynb #844a11d1
+# %% ../../nbs/data/11_synthetic.ipynb #9327ac9e
 def gradient_noise(
     size: tuple,         # (H,W) pixels
-    slopes: np.ndarray,  # (rows+1,columns+1,2): at each lattice point how steeply the noise rises, to the right and down
+    slopes: np.ndarray,  # (rows+1,columns+1,2): at each lattice point how much it rises to the right and down
 ) -> np.ndarray:         # (H,W) float32 in [-1,1]
     "Planes of the given slopes through zero at each lattice point, blended between the points."
     rows, columns = slopes.shape[0] - 1, slopes.shape[1] - 1
@@ -129,7 +129,7 @@ def check_source(
         raise DataError(f"sample {sample.id!r}", "no measured pixel", "an object to damage",
                         "Look at the raw capture: was everything removed as background?")
 
-# %% ../../nbs/data/11_synthetic.ipynb #7148d285
+# %% ../../nbs/data/11_synthetic.ipynb #6967dcb9
 def check_settings(
     cells: tuple,
     threshold: float,
@@ -142,7 +142,8 @@ def check_settings(
             "opacity": (opacity, 0 <= opacity <= 1, "a number from 0 to 1"),
             "strength": (strength, abs(strength) <= .5, "a share of the object's length from -0.5 to 0.5")}
     for name, (value, ok, expected) in fine.items():
-        if not ok: raise DataError(f"synthetic anomaly's {name}", f"{value}", expected, "See synthetic_anomaly's arguments.")
+        if not ok:
+            raise DataError(f"synthetic anomaly's {name}", f"{value}", expected, "See synthetic_anomaly's arguments.")
 
 # %% ../../nbs/data/11_synthetic.ipynb #9271a159
 def synthetic_anomaly(
@@ -194,13 +195,13 @@ class SyntheticTwins:
         if not 0 <= i < len(self): raise IndexError(i)  # ends a loop over the twins
         return synthetic_anomaly(self.samples[i], self.seed + i, **self.settings)
 
-# %% ../../nbs/data/11_synthetic.ipynb #7217d6d1
+# %% ../../nbs/data/11_synthetic.ipynb #fe2d55e4
 def moved_picture(
     before: Sample,
     after: Sample,  # the same pixels, some displaced along their rays
     reach: float,   # in the unit of xyz: what shows as full red or full blue
 ) -> np.ndarray:    # (H,W,3) uint8
-    "Red where a point moved away from the sensor, blue where it came nearer, white where it stayed, black beside the object."
+    "Red where a point moved away from the sensor, blue where it came nearer, black beside the object."
     from matplotlib import colormaps
     colours = colormaps["RdBu_r"](.5 + .5 * moved_along_ray(before, after) / reach)[..., :3]
     colours[~before.valid] = 0

@@ -22,7 +22,7 @@ from .text_adaptor import category_words, object_sentences, text_maps, total_los
 __all__ = ['WHOLE', 'BROKEN', 'VIEWS', 'FLAWS', 'MODES', 'SCORES', 'ensemble_sentences', 'described_sentences', 'AbnormalPrompts',
            'PromptText', 'prompt_sentences', 'encode_prompts', 'create_prompt_modules', 'mean_sentence', 'anchors',
            'LabelledItem', 'labelled_item', 'anchor_cosines', 'pixel_contrast', 'contrastive_loss', 'prompt_loss',
-           'psi_maps']
+           'psi_maps', 'psi_text', 'ContrastPanel']
 
 # %% ../../nbs/mapping/05_contrastive.ipynb #ac055777
 WHOLE = ("{}", "intact {}", "flawless {}", "spotless {}", "{} in perfect condition", "{} without any defect")
@@ -69,7 +69,7 @@ class AbnormalPrompts(nn.Module):
         "A step away from the normal sentence, back onto the unit sphere."
         return F.normalize(normal + self.output(F.gelu(self.input(normal))), dim=-1)
 
-# %% ../../nbs/mapping/05_contrastive.ipynb #9a34a346
+# %% ../../nbs/mapping/05_contrastive.ipynb #6d7d6e7f
 MODES = ("oct", "cpe", "apg", "apg_written")
 
 
@@ -77,6 +77,10 @@ class PromptText(NamedTuple):
     "Vectors of the sentences of all categories."
     normal: torch.Tensor            # (C,n,D) unit length
     abnormal: torch.Tensor | None   # (C,m,D) unit length; None where the mode has no sentences about defects
+
+    def of(self, row: int) -> "PromptText":
+        "The sentences of one category, still with three axes."
+        return PromptText(*(None if part is None else part[row:row + 1] for part in self))
 
 
 def prompt_sentences(
@@ -99,7 +103,7 @@ def encode_prompts(
     vectors = lambda which: torch.stack([encoder.encode_text(pair[which]) for pair in pairs])
     return PromptText(vectors(0), vectors(1) if pairs[0][1] else None)
 
-# %% ../../nbs/mapping/05_contrastive.ipynb #f6b63dfd
+# %% ../../nbs/mapping/05_contrastive.ipynb #ce686641
 def create_prompt_modules(
     mode: str,      # one of MODES
     text_dim: int,  # length of a text vector
@@ -111,7 +115,7 @@ def create_prompt_modules(
         torch.manual_seed(seed)
         return nn.ModuleDict({"generator": AbnormalPrompts(text_dim)} if mode == "apg" else {})
 
-
+# %% ../../nbs/mapping/05_contrastive.ipynb #08be5d08
 def mean_sentence(
     vectors: torch.Tensor,  # (C,n,D) unit length
 ) -> torch.Tensor:          # (C,1,D) unit length
@@ -131,7 +135,7 @@ def anchors(
     abnormal = modules["generator"](text.normal) if mode == "apg" else text.abnormal
     return adaptor(text.normal), adaptor(abnormal)
 
-# %% ../../nbs/mapping/05_contrastive.ipynb #1726fd73
+# %% ../../nbs/mapping/05_contrastive.ipynb #673cde33
 class LabelledItem(TrainingItem):
     "A training item that knows which of its pixels are defective."
     def __init__(self,
@@ -151,7 +155,7 @@ class LabelledItem(TrainingItem):
         part.labels = self.labels[kept]
         return part
 
-
+# %% ../../nbs/mapping/05_contrastive.ipynb #a47aa6ba
 def labelled_item(
     features: Features,         # of one sample
     mask=None,                  # (H,W) bool array or tensor: defective; None for a good sample
@@ -189,7 +193,7 @@ def pixel_contrast(
     "Cross-entropy of the choice between two anchors."
     return F.cross_entropy(cosines / temperature, labels.long().to(cosines.device), reduction="sum")
 
-# %% ../../nbs/mapping/05_contrastive.ipynb #9ee6e807
+# %% ../../nbs/mapping/05_contrastive.ipynb #e25ef90b
 def contrastive_loss(
     modules: nn.ModuleDict,         # from create_text_mappers
     items: Sequence[LabelledItem],  # the samples of a batch
@@ -210,7 +214,7 @@ def contrastive_loss(
         count += len(item.labels)
     return total, count
 
-
+# %% ../../nbs/mapping/05_contrastive.ipynb #22c05269
 def prompt_loss(
     mode: str,                      # one of MODES
     mappers: nn.ModuleDict,         # between the sensors
@@ -251,3 +255,58 @@ def psi_maps(
     far = text_maps(modules, features, abnormal, chunk)
     chance = lambda name: torch.sigmoid((near[name] ** 2 - far[name] ** 2) / (2 * temperature))
     return {name: chance(name) * features.valid for name in near}
+
+# %% ../../nbs/mapping/05_contrastive.ipynb #ff20af24
+def psi_text(
+    mode: str,                # one of MODES
+    modules: nn.ModuleDict,   # trained, in eval mode
+    text: PromptText,         # of the sample's category alone: `texts.of(row)`
+    features: Features,       # of the sample
+    score: str = "distance",  # one of SCORES
+    temperature: float = .07, # as in training
+) -> torch.Tensor:            # (H,W) float32, 0 on invalid pixels
+    "Equation 14: the product of what colour and shape say about the words."
+    with torch.no_grad(): normal, abnormal = anchors(mode, modules, text)
+    maps = psi_maps(modules, features, normal[0], None if abnormal is None else abnormal[0], score, temperature)
+    return maps["rgb_text"] * maps["xyz_text"]
+
+# %% ../../nbs/mapping/05_contrastive.ipynb #5d9a08bf
+class ContrastPanel:
+    "Choose a mode, a sample, a score and a temperature; Ψ_text and how much higher it is on the defect."
+    def __init__(self,
+        trained: dict,       # mode -> modules, in eval mode
+        texts: dict,         # mode -> PromptText
+        categories: list,    # in the order of the rows of the texts
+        samples: Sequence,   # of Sample
+        features: Sequence,  # of Features, of the same samples
+    ):
+        import ipywidgets as W
+        self.trained, self.texts, self.categories = trained, texts, list(categories)
+        self.samples, self.features = samples, features
+        labels = [(f"{s.category}, {s.defect}", n) for n, s in enumerate(samples)]
+        self.mode = W.Dropdown(options=list(trained), description="words")
+        self.score = W.Dropdown(options=SCORES, description="score")
+        self.sample = W.Dropdown(options=labels, value=0, description="sample")
+        self.temperature = W.FloatLogSlider(value=.07, min=-2, max=0, description="τ", continuous_update=False)
+        self.photo, self.view, self.label = W.Image(width=224), W.Image(width=224), W.HTML()
+        controls = (self.mode, self.score, self.sample, self.temperature)
+        for control in controls: control.observe(self.refresh, "value")
+        self.box = W.HBox([W.VBox([*controls, self.label]), self.photo, self.view])
+        self.refresh()
+
+    def refresh(self, change=None):
+        "Ask the chosen model about the chosen sample; what cannot be asked is told in the label."
+        from matplotlib import colormaps
+        mode, sample, seen = self.mode.value, self.samples[self.sample.value], self.features[self.sample.value]
+        text = self.texts[mode].of(self.categories.index(sample.category))
+        try: self.map = psi_text(mode, self.trained[mode], text, seen, self.score.value, self.temperature.value)
+        except DataError as error:
+            self.label.value = str(error)
+            return
+        on, bad = seen.valid.numpy(), sample.mask & seen.valid.numpy()
+        values = self.map.numpy()
+        self.photo.value = png_bytes((sample.rgb.transpose(1, 2, 0) * 255).astype("uint8"))
+        coloured = colormaps["magma"](values / max(values.max(), 1e-9))[..., :3]
+        self.view.value = png_bytes((coloured * 255).astype("uint8"))
+        rise = values[bad].mean() / values[on & ~bad].mean() if bad.any() else float("nan")
+        self.label.value = f"on the defect {rise:.1f} times as high as beside it" if bad.any() else "no defect here"
