@@ -134,7 +134,7 @@ def train(
     "Train with Adam; resume from `checkpoint` where it exists, ending in the same numbers as an undisturbed run."
     if len(items) == 0: raise DataError(label, "no item to train on", "at least one", "Is the training split empty?")
     parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=lr)
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)  # one pass over each tensor, not ten
     state = {"epoch": 0, "step": 0, "losses": [[]],
              "settings": {"items": len(items), "batch_size": batch_size, "lr": lr, "seed": seed}}
     if checkpoint is not None and Path(checkpoint).exists():
