@@ -171,19 +171,20 @@ class GatePanel:
                            self.label])
         self.refresh()
 
-# %% ../../nbs/mapping/02_geometry_aware.ipynb #1031024a
+# %% ../../nbs/mapping/02_geometry_aware.ipynb #b5204e6d
 def refresh(self, change=None):
     "Compute gate and distance again and repaint."
     from matplotlib import colormaps
     one, mapper = self.features[self.sample.value], override_gate(self.mapper, self.gate.value)
     gates, pixels = gate_map(mapper, one), one.valid.flatten().nonzero()[:, 0]
     self.shown = gates.mean(0) if self.channel.value < 0 else gates[self.channel.value]
-    with torch.no_grad():
-        guess = map_pixels(mapper, one.image.flatten(1).T.contiguous(), one.image_matrix.rows(pixels))
+    rows = one.image.flatten(1).T.to(mapper.gate.weight).contiguous()
+    with torch.no_grad(): guess = map_pixels(mapper, rows, one.image_matrix.rows(pixels)).float().cpu()
     self.map = torch.zeros(one.valid.numel())
     self.map[pixels] = feature_distance(guess, one.point_at(pixels))
     self.map = self.map.reshape(one.size)
-    layers = (self.samples[self.sample.value].rgb.transpose(1, 2, 0), colormaps["coolwarm"](np.kron(self.shown, np.ones((8, 8)))),
+    squares = np.kron(self.shown, np.ones((8, 8)))  # a patch as 8 x 8 pixels
+    layers = (self.samples[self.sample.value].rgb.transpose(1, 2, 0), colormaps["coolwarm"](squares),
               colormaps["magma"](self.map.numpy() / 1.5))
     for picture, values in zip(self.pictures, layers):
         picture.value = png_bytes((values[..., :3] * 255).round().astype("uint8"))

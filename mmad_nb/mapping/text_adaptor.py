@@ -48,14 +48,15 @@ def object_sentences(
     "Object-conditioned text: sentences that say in different words that the object is as it should be."
     return [frame.format(state.format(category_words(category))) for state in NORMAL_STATES for frame in FRAMES]
 
-# %% ../../nbs/mapping/03_text_adaptor.ipynb #088ff969
+# %% ../../nbs/mapping/03_text_adaptor.ipynb #356b6e6e
 def sentence_vectors(
     encoder,                    # a ClipEncoder
     categories: Sequence[str],  # as their folders are called
 ) -> torch.Tensor:              # (C,14,dim) float32, unit length, on the CPU
     "The vectors of all sentences about all categories; they never change, so compute them once."
     if isinstance(categories, str) or not len(categories):
-        raise DataError("categories", repr(categories), "a list of at least one name", 'Write ["bagel"], with brackets.')
+        raise DataError("categories", repr(categories), "a list of at least one name",
+                        'Write ["bagel"], with brackets.')
     return torch.stack([encoder.encode_text(object_sentences(category)).cpu() for category in categories])
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #028995ff
@@ -192,7 +193,7 @@ def drop_nonfinite(
         if p.grad is not None and not torch.isfinite(p.grad).all(): p.grad, dropped = None, dropped + 1
     return dropped
 
-# %% ../../nbs/mapping/03_text_adaptor.ipynb #a86c53ba
+# %% ../../nbs/mapping/03_text_adaptor.ipynb #331862d4
 @torch.inference_mode()
 def text_maps(
     modules: nn.ModuleDict,  # from create_text_mappers
@@ -202,7 +203,8 @@ def text_maps(
 ) -> dict:                   # "rgb_text" and "xyz_text": (H,W) float32 in [0,2], 0 on invalid pixels
     "The two factors of equation 14: how far each pixel is from the anchor, by its colour and by its shape."
     if anchor.ndim != 1:
-        raise DataError("anchor for text_maps", f"shape {tuple(anchor.shape)}", "(dim,)", "Pick the row of the category.")
+        raise DataError("anchor for text_maps", f"shape {tuple(anchor.shape)}", "(dim,)",
+                        "Pick the row of the category.")
     check_width(anchor, modules["rgb_to_text"].output.out_features, "text_maps, anchor")
     pixels, like = features.valid.flatten().nonzero()[:, 0], modules["rgb_to_text"].input.weight
     asked = {"rgb_text": ("rgb_to_text", features.image.flatten(1).T.to(like).contiguous(), features.image_matrix),
