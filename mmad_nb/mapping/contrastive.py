@@ -214,7 +214,7 @@ def contrastive_loss(
         count += len(item.labels)
     return total, count
 
-# %% ../../nbs/mapping/05_contrastive.ipynb #22c05269
+# %% ../../nbs/mapping/05_contrastive.ipynb #e98a210b
 def prompt_loss(
     mode: str,                      # one of MODES
     mappers: nn.ModuleDict,         # between the sensors
@@ -223,7 +223,7 @@ def prompt_loss(
     text: PromptText,               # of all categories
     category: Sequence[int],        # for each item, its row of `text`
     temperature: float = .07,       # of the contrast
-    contrast: float = .2,           # weight of the contrast beside the pull
+    contrast: float = .07,          # weight of the contrast beside the pull
 ) -> tuple:                         # sum of losses over all pixels, number of pixels
     "Equation 11 for the mode; normal pixels alone teach the mapping between the sensors."
     whole = [getattr(item, "normal", item) for item in items]
