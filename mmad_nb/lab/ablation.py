@@ -48,7 +48,8 @@ def ablate(
     **weights,             # fusion weights by name; those left out keep their default
 ) -> Ablation:
     "Fuse `components` with these `weights`; no network runs."
-    maps = evaluator.fused(components, detector.fuse, weights).detach().cpu().clone()  # the evaluator's room is used again
+    maps = evaluator.fused(components, detector.fuse, weights).detach().cpu()
+    evaluator.maps = None  # the room they stand in is theirs now; to make a new one is cheaper than to copy
     return Ablation(weights, maps, detector.image_scores(maps), evaluator)
 
 # %% ../../nbs/lab/02_ablation.ipynb #72d0fdc1

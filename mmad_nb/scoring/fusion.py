@@ -62,14 +62,11 @@ def blur_matrix(
         result = torch.linalg.matrix_power(one, times) @ result
     return result.float()
 
-# %% ../../nbs/scoring/02_fusion.ipynb #44876aa0
-def _blur_rows(maps, passes, block=56):
-    size, reach = maps.shape[-1], sum(kernel // 2 * times for kernel, times in passes)
-    matrix, parts = blur_matrix(size, passes).to(maps), []
-    for start in range(0, size, block):
-        seen = slice(max(0, start - reach), start + block + reach)
-        parts.append(maps[..., seen] @ matrix[start:start + block, seen].T)
-    return torch.cat(parts, -1)
+# %% ../../nbs/scoring/02_fusion.ipynb #86b173de
+def _strips(size, passes, width=32):
+    "Pixels of each strip, and those that can reach it."
+    reach = sum(kernel // 2 * times for kernel, times in passes)
+    return [(slice(k, k + width), slice(max(0, k - reach), k + width + reach)) for k in range(0, size, width)]
 
 
 def box_blur(
@@ -79,7 +76,9 @@ def box_blur(
     "Repeated box means with zeros outside the picture."
     if not passes: return maps
     passes = tuple((int(kernel), int(times)) for kernel, times in passes)
-    return _blur_rows(_blur_rows(maps, passes).mT, passes).mT
+    high, wide = (blur_matrix(side, passes).to(maps) for side in maps.shape[-2:])
+    maps = torch.cat([high[out, seen] @ maps[..., seen, :] for out, seen in _strips(len(high), passes)], -2)
+    return torch.cat([maps[..., seen] @ wide[out, seen].T for out, seen in _strips(len(wide), passes)], -1)
 
 # %% ../../nbs/scoring/02_fusion.ipynb #0108e0b0
 SCORES = ("max", "release")
