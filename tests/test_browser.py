@@ -207,3 +207,25 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
         assert changed(after[1], picture(cloud)) > 0.02, "the cloud did not turn"
         assert page.errors == [], "the browser's console shows errors"
         assert page.outside == [], "something was asked of the network"
+
+
+def test_explorer_in_a_browser(needs_chromium, tmp_path):
+    "A weight moves the picture of its own side alone, the sample both."
+    (tmp_path / "work").mkdir()
+    shutil.copy(NOTEBOOK.with_name("04_explorer.ipynb"), tmp_path / "work/explorer.ipynb")
+    with hard_limit(500), jupyterlab(tmp_path) as (address, token), browser_page() as page:
+        print(f"\npictures in {tmp_path}; all cells run after {run_notebook(page, address, token, 'explorer.ipynb'):.0f} s")
+        left, right = (page.locator(f".mmad-{side}-map") for side in ("left", "right"))
+        left.wait_for(timeout=60_000)
+        handle = page.locator(".mmad-left-weights .noUi-handle").first
+        handle.scroll_into_view_if_needed()
+        before = picture(left), picture(right)
+        handle.click()
+        page.keyboard.press("End")
+        wait_for(lambda: changed(before[0], picture(left)) > 0.005, 30, lambda: "the left map stayed as it was")
+        assert changed(before[1], picture(right)) == 0, "the right map moved with the left weight"
+        page.locator(".widget-dropdown", has_text="sample").locator("select").last.select_option(index=1)
+        for map_, old in zip((left, right), before):
+            wait_for(lambda: changed(old, picture(map_)) > 0.02, 30, lambda: "a map stayed with its sample")
+        page.screenshot(path=tmp_path / "explorer.png")
+        assert page.errors == [], "the browser's console shows errors"
