@@ -57,7 +57,7 @@ def spread(
     total, weight = (matrix @ both).T
     return torch.where(valid.flatten(), total / weight.clamp(min=1e-6), 0).reshape(valid.shape)
 
-# %% ../../nbs/detectors/03_memory_bank.ipynb #a9865986
+# %% ../../nbs/detectors/03_memory_bank.ipynb #ea6d5a52
 def usual_distance(
     rows: list,            # (n_i,C) for each sample
     bank: torch.Tensor,    # (M,C) the rows that were kept
@@ -75,7 +75,7 @@ def usual_distance(
     usual = torch.stack(found).mean().item() if found else 1.0
     return usual if usual > 0 else 1.0
 
-
+# %% ../../nbs/detectors/03_memory_bank.ipynb #f31d6977
 def remember(
     rows: list,                  # (n_i,C) for each sample
     share: float,                # of the rows to keep; above 1: how many
@@ -86,19 +86,21 @@ def remember(
     "The bank of one sensor and its unit."
     everything = torch.cat(rows)
     check_rows(everything, "memory bank")
-    if not share > 0: raise DataError("memory_bank option 'coreset'", f"{share}", "a share in (0,1] or a number of rows", "Try 0.1.")
+    if not share > 0:
+        raise DataError("memory_bank option 'coreset'", f"{share}", "a share in (0,1] or a number of rows", "Try 0.1.")
     count = math.ceil(share * len(everything)) if share <= 1 else int(share)
     chosen = choose_rows(everything, count, choice, seed, dim)
     origin = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in rows]))
     bank = everything[chosen]
     return bank, usual_distance(rows, bank, origin[chosen])
 
-# %% ../../nbs/detectors/03_memory_bank.ipynb #42bcf486
+# %% ../../nbs/detectors/03_memory_bank.ipynb #4380c20b
 GEOMETRIES = ("points", "fpfh")
 IMAGE = {"tiny": ("tiny_vit", 384), "paper": ("vit_base_patch8_224.dino", 1024)}  # image encoder, groups of points
 
 MEMORY_WEIGHTS = (
-    Weight("rule", "", "add", choices=RULES, meaning="How two maps become one: product, sum, maximum, one sensor alone."),
+    Weight("rule", "", "add", choices=RULES,
+           meaning="How two maps become one: product, sum, maximum, one sensor alone."),
     Weight("alpha", "α", 0.5, meaning="Share of geometry: 0 the photo alone (PatchCore), 1 the shape alone."),
 )
 
@@ -119,7 +121,7 @@ def choose_encoders(
     else: raise unknown_name("encoder pair", encoders, IMAGE)
     return image.to(device, dtype), FpfhEncoder(groups, device=device)
 
-# %% ../../nbs/detectors/03_memory_bank.ipynb #11aeee9a
+# %% ../../nbs/detectors/03_memory_bank.ipynb #2a8cd1a0
 @register("memory_bank")
 class MemoryBank(Detector):
     "Two memories of good patches, one of the photo and one of the shape; what neither has seen is strange."
@@ -145,8 +147,8 @@ class MemoryBank(Detector):
         kinds, options = {"float32": torch.float32, "float16": torch.float16}, self.options
         if options["bank_dtype"] not in kinds: raise unknown_name("bank_dtype", options["bank_dtype"], kinds)
         self.bank_dtype, self.dtype = kinds[options["bank_dtype"]], number_type(options["compute_dtype"], self.device)
-        self.image_encoder, self.point_encoder = choose_encoders(encoders, options["geometry"], self.device, options["blocks"],
-                                                                 options["group_size"], self.dtype)
+        self.image_encoder, self.point_encoder = choose_encoders(encoders, options["geometry"], self.device,
+                                                                 options["blocks"], options["group_size"], self.dtype)
         self.provenance = self.image_encoder.provenance
 
 # %% ../../nbs/detectors/03_memory_bank.ipynb #83db734c
@@ -179,7 +181,7 @@ def fit(self,
 
 MemoryBank.fit = fit
 
-# %% ../../nbs/detectors/03_memory_bank.ipynb #16ff9b51
+# %% ../../nbs/detectors/03_memory_bank.ipynb #521e4303
 def maps_of(self,
     features: Features,  # of one sample
 ) -> dict:               # "rgb" and "xyz": (H,W) float32
@@ -202,7 +204,8 @@ def components(self,
     "Maps `rgb` and `xyz`: distance to the nearest remembered patch of the photo, and of the shape."
     self.need_fit()
     maps, valid, ids = [], [], []
-    for sample, features in progress(stream(self, samples, cache), f"{self.name} on {self.provenance}", total=len(samples)):
+    bar = progress(stream(self, samples, cache), f"{self.name} on {self.provenance}", total=len(samples))
+    for sample, features in bar:
         check_features(features, sample.id)
         maps.append(self.maps_of(features)); valid.append(features.valid); ids.append(sample.id)
     if not maps: raise DataError(f"{self.name}.components", "no sample", "at least one", "Is the split empty?")
@@ -212,7 +215,7 @@ def components(self,
 
 MemoryBank.maps_of, MemoryBank.components = maps_of, components
 
-# %% ../../nbs/detectors/03_memory_bank.ipynb #af678e49
+# %% ../../nbs/detectors/03_memory_bank.ipynb #198fddf4
 def state(self) -> dict:
     "What was remembered: both banks and their units."
     return {**self.banks, "scales": torch.tensor([self.scales[name] for name in self.banks])}
@@ -223,7 +226,7 @@ def load_state(self, state: dict):
     widths = {"rgb": self.image_encoder.dim, "xyz": self.point_encoder.dim}
     for name, width in widths.items():
         if state[name].ndim != 2 or state[name].shape[1] != width:
-            raise RuntimeError(f"{name}: rows of shape {tuple(state[name].shape)}, but the encoder gives {width} numbers")
+            raise RuntimeError(f"{name}: rows of shape {tuple(state[name].shape)}, the encoder gives {width} numbers")
     self.banks = {name: state[name].to(self.device) for name in widths}
     self.scales = dict(zip(widths, state["scales"].tolist()))
 

@@ -17,7 +17,7 @@ from .points import farthest_point_sampling, knn
 
 # %% auto #0
 __all__ = ['BINS', 'LOWEST', 'WIDEST', 'pair_angles', 'histograms', 'neighbourhood', 'spfh', 'fpfh', 'FpfhEncoder',
-           'pixel_histogram', 'HistogramPanel', 'bar_picture']
+           'pixel_histogram', 'bar_picture', 'HistogramPanel']
 
 # %% ../../nbs/features/09_fpfh.ipynb #78d7d750
 def pair_angles(
@@ -53,7 +53,7 @@ def histograms(
     weight = weight[..., None].expand(place.shape).flatten().float()
     return torch.bincount(place.flatten(), weight, minlength=3 * BINS * n).reshape(n, 3 * BINS).float()
 
-# %% ../../nbs/features/09_fpfh.ipynb #a5303ff5
+# %% ../../nbs/features/09_fpfh.ipynb #034b8a3d
 def neighbourhood(
     points: torch.Tensor,         # (N,3)
     normals: torch.Tensor,        # (N,3) length 1; 0 where there is none
@@ -69,7 +69,7 @@ def neighbourhood(
     counts = (distance > 0) & known[index] & known[:, None]
     return index, distance, counts if radius is None else counts & (distance <= radius)
 
-
+# %% ../../nbs/features/09_fpfh.ipynb #81c5fad9
 def spfh(
     points: torch.Tensor,    # (N,3)
     normals: torch.Tensor,   # (N,3)
@@ -147,7 +147,20 @@ def pixel_histogram(
     h = fpfh(points[reach], normals[reach], k, at=torch.tensor([0]))               # the first is the point itself
     return h[0], tuple(pixel[nearest].tolist())
 
-# %% ../../nbs/features/09_fpfh.ipynb #2a36b534
+# %% ../../nbs/features/09_fpfh.ipynb #17f89245
+def bar_picture(
+    histogram: torch.Tensor,  # (33,)
+) -> bytes:                   # PNG
+    "Three bar charts side by side."
+    import io
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(5.6, 1.7), layout="constrained")  # outside of pyplot: nothing is shown twice
+    for ax, part, name in zip(figure.subplots(1, 3, sharey=True), histogram.reshape(3, BINS).cpu() / 2, "αφθ"):
+        ax.bar(range(BINS), part); ax.set(title=name, ylim=(0, 1), xticks=[BINS // 2], xticklabels=["0"])
+    figure.savefig(file := io.BytesIO(), format="png", dpi=110)
+    return file.getvalue()
+
+# %% ../../nbs/features/09_fpfh.ipynb #273dbca3
 class HistogramPanel:
     "Sliders for a pixel and the number of neighbours, and its three histograms."
     def __init__(self,
@@ -171,16 +184,3 @@ class HistogramPanel:
         self.histogram, self.seen = pixel_histogram(*self.data, self.row.value, self.column.value, self.k.value)
         self.label.value = f"pixel {self.seen[0]}, {self.seen[1]}"
         self.picture.value = bar_picture(self.histogram)
-
-
-def bar_picture(
-    histogram: torch.Tensor,  # (33,)
-) -> bytes:                   # PNG
-    "Three bar charts side by side."
-    import io
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(5.6, 1.7), layout="constrained")  # outside of pyplot: nothing is shown twice
-    for ax, part, name in zip(figure.subplots(1, 3, sharey=True), histogram.reshape(3, BINS).cpu() / 2, "αφθ"):
-        ax.bar(range(BINS), part); ax.set(title=name, ylim=(0, 1), xticks=[BINS // 2], xticklabels=["0"])
-    figure.savefig(file := io.BytesIO(), format="png", dpi=110)
-    return file.getvalue()

@@ -13,7 +13,7 @@ from ..core.runtime import DataError, unknown_name
 __all__ = ['CHOICES', 'check_rows', 'nearest', 'random_projection', 'greedy_coreset', 'covering_radius', 'random_choice',
            'choose_rows', 'toy_rows', 'draw_choice', 'reweight', 'CoresetPanel']
 
-# %% ../../nbs/mapping/04_memory.ipynb #843a4124
+# %% ../../nbs/mapping/04_memory.ipynb #fd72614b
 def check_rows(
     rows: torch.Tensor,  # (n,C)
     where: str,          # how the message calls it
@@ -27,7 +27,7 @@ def check_rows(
         raise DataError(where, "NaN or infinite numbers", "finite features",
                         "Look at the capture, and clear the feature cache if it holds them.")
 
-
+# %% ../../nbs/mapping/04_memory.ipynb #6d8eb940
 def nearest(
     queries: torch.Tensor,   # (Q,C)
     bank: torch.Tensor,      # (M,C); may be float16, each part of it is computed with in float32
