@@ -162,7 +162,7 @@ def share_out(
     "Like `map`, on several cores."
     return [work(item) for item in items] if threads == 1 else list(one_core_threads(threads).map(work, items))
 
-# %% ../../nbs/scoring/04_evaluator.ipynb #cbb35c9f
+# %% ../../nbs/scoring/04_evaluator.ipynb #c5237b68
 def count_sorted(
     ranked: np.ndarray,   # (M,) scores of defective pixels, from high to low for speed
     scores: np.ndarray,   # (P,) some scores
@@ -177,7 +177,7 @@ def count_sorted(
         at_least += as_many
     return higher, at_least
 
-
+# %% ../../nbs/scoring/04_evaluator.ipynb #b98ddeed
 def count_by_buckets(
     scores: torch.Tensor,    # (P,) all scores, without NaN
     normal: torch.Tensor,    # (P,) bool: not defective
