@@ -148,7 +148,7 @@ def override_gate(
     twin.gate.bias.copy_(torch.logit(torch.tensor(float(value))).clamp(-30, 30))  # σ of it is `value`
     return twin
 
-# %% ../../nbs/mapping/02_geometry_aware.ipynb #375b8268
+# %% ../../nbs/mapping/02_geometry_aware.ipynb #9aa5f8bf
 class GatePanel:
     "Choose a sample, a value for the gate and a channel to look at; photo, gate and distance map."
     def __init__(self,
@@ -160,8 +160,8 @@ class GatePanel:
         self.mapper, self.samples, self.features = mapper, samples, features
         names = [(f"{s.category}, {s.defect}", i) for i, s in enumerate(samples)]
         self.sample = W.Dropdown(options=names, value=0, description="sample")
-        self.gate = W.ToggleButtons(options=[("learned", None), ("0", 0.), ("1/2", .5), ("1", 1.)], description="gate")
-        self.gate.style.button_width = "60px"
+        self.gate = W.ToggleButtons(options=[("learned", -1.), ("0", 0.), ("1/2", .5), ("1", 1.)], description="gate")
+        self.gate.style.button_width = "80px"
         self.channel = W.IntSlider(value=-1, min=-1, max=mapper.norm.weight.numel() - 1, description="channel",
                                    continuous_update=False)
         self.pictures, self.label = [W.Image(format="png", width=200) for _ in range(3)], W.Label()
@@ -171,11 +171,12 @@ class GatePanel:
                            self.label])
         self.refresh()
 
-# %% ../../nbs/mapping/02_geometry_aware.ipynb #b5204e6d
+# %% ../../nbs/mapping/02_geometry_aware.ipynb #dcbcbf3b
 def refresh(self, change=None):
     "Compute gate and distance again and repaint."
     from matplotlib import colormaps
-    one, mapper = self.features[self.sample.value], override_gate(self.mapper, self.gate.value)
+    one, fixed = self.features[self.sample.value], self.gate.value if self.gate.value >= 0 else None
+    mapper = override_gate(self.mapper, fixed)
     gates, pixels = gate_map(mapper, one), one.valid.flatten().nonzero()[:, 0]
     self.shown = gates.mean(0) if self.channel.value < 0 else gates[self.channel.value]
     rows = one.image.flatten(1).T.to(mapper.gate.weight).contiguous()
