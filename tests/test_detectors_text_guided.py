@@ -158,3 +158,13 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     two = load_detector(tmp_path / "two", device="cpu", encoders=encoders())
     assert same_weights(detector(batch_size=3).fit(GOOD), two, tolerance=1e-4)
+
+
+def test_the_lab_builds_itself(fitted):
+    from mmad_nb.lab import AblationLab
+    lab = AblationLab(fitted, TESTS)
+    before = lab.result.metrics["pixel_auroc"]
+    lab.set(alpha=0., beta=1.)
+    alone = fitted.fuse(fitted.components(TESTS), alpha=0., beta=1.)
+    assert lab.result.metrics["pixel_auroc"] != before
+    assert torch.allclose(torch.as_tensor(lab.result.maps), alone)

@@ -15,7 +15,8 @@ from .base import create_detector
 from .per_category import PerCategory, evaluate_maps, mean_metrics
 
 # %% auto #0
-__all__ = ['METRICS', 'PROMPT_ROWS', 'one_run', 'megabytes', 'study', 'study_table', 'component_rows', 'equal_steps']
+__all__ = ['METRICS', 'PROMPT_ROWS', 'one_run', 'megabytes', 'study', 'study_table', 'component_rows', 'equal_steps',
+           'PartsPanel']
 
 # %% ../../nbs/detectors/06_ablations.ipynb #fde76e6c
 METRICS = ("image_auroc", "pixel_auroc", "aupro@30", "aupro@1")
@@ -91,12 +92,13 @@ def component_rows(
                                                        "blocks": blocks if pruned else 12}
     return rows
 
-# %% ../../nbs/detectors/06_ablations.ipynb #176eee8d
+# %% ../../nbs/detectors/06_ablations.ipynb #0f939716
 PROMPT_ROWS = {
     "no words": {"method": "text_guided", "octa": False},
     "object-conditioned text": {"method": "text_guided", "prompts": "oct"},
     "prompt ensemble (CPE)": {"method": "text_guided", "prompts": "cpe"},
-    "abnormal generator (APG)": {"method": "text_guided", "prompts": "apg"},
+    "abnormal sentences (APG)": {"method": "text_guided", "prompts": "apg_written"},
+    "abnormal network": {"method": "text_guided", "prompts": "apg"},
 }
 
 
@@ -107,3 +109,26 @@ def equal_steps(
     "The rows with as many optimiser steps each: rows that see damaged twins besides pass half as often."
     return {title: row | {"epochs": epochs // 2 if row.get("prompts", "oct") != "oct" else epochs}
             for title, row in rows.items()}
+
+# %% ../../nbs/detectors/06_ablations.ipynb #9824ea00
+class PartsPanel:
+    "GACM, OCTA and pruning as buttons; trains, and lists what each choice gave."
+    def __init__(self,
+        train: Sequence,  # good samples
+        test: Sequence,   # test samples
+        epochs: int = 1,  # of each training
+        cache=None,       # folder to keep features in
+    ):
+        import ipywidgets as W
+        self.samples, self.common, self.rows = (train, test), {"epochs": epochs, "cache": cache, "device": "cpu"}, {}
+        self.parts = {name: W.ToggleButton(description=name) for name in ("GACM", "OCTA", "pruning")}
+        self.button, self.text = W.Button(description="train and test"), W.HTML()
+        self.button.on_click(self.refresh)
+        self.box = W.VBox([W.HBox([*self.parts.values(), self.button]), self.text])
+
+    def refresh(self, button=None):
+        "Train with the chosen parts, once for each choice."
+        title = " + ".join(name for name, part in self.parts.items() if part.value) or "none (CFM)"
+        if title not in self.rows:
+            self.rows |= study({title: component_rows()[title]}, *self.samples, **self.common)
+        self.text.value = f"<pre>{study_table(self.rows)}</pre>"

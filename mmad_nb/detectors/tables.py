@@ -20,7 +20,7 @@ from ..scoring.aupro import aupro
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'TABLES', 'DATASETS', 'COARSE', 'PublishedTable', 'measure', 'measured', 'cell', 'columns', 'render',
-           'main', 'run']
+           'main', 'run', 'bars', 'TablePanel']
 
 # %% ../../nbs/detectors/07_tables.ipynb #0f80a789
 PUBLISHED = {
@@ -228,3 +228,47 @@ def run(method, dataset, root, options):
 
 
 if __name__ == "__main__" and "get_ipython" not in globals(): main()
+
+# %% ../../nbs/detectors/07_tables.ipynb #d36cd6a9
+def bars(
+    table: PublishedTable,
+    results: dict,     # method -> category -> metric -> value
+    metric: str,       # one of table.metrics
+):                     # a matplotlib figure
+    "Every column of a table as bars."
+    from matplotlib.figure import Figure
+    which, every = table.metrics.index(metric), columns(table, results)
+    names = list(dict.fromkeys(name for rows in every.values() for name in rows))
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    axes, width = figure.subplots(), .8 / len(every)
+    for n, (title, rows) in enumerate(every.items()):
+        heights = [rows[name][which] if name in rows else np.nan for name in names]
+        style = {"color": f"C{n}"} if title.startswith("**") else {"color": str(.9 - .5 * n / len(every))}
+        axes.bar(np.arange(len(names)) + n * width, heights, width, label=title.strip("*"), **style)
+    axes.set_xticks(np.arange(len(names)) + .4 - width / 2, names, rotation=30, ha="right", fontsize=7)
+    axes.set_title(f"Table {table.number}: {metric}, %"); axes.legend(fontsize=6, ncols=3)
+    return figure
+
+# %% ../../nbs/detectors/07_tables.ipynb #130e968c
+class TablePanel:
+    "A table and a metric of it, as bars."
+    def __init__(self, results: dict):
+        import ipywidgets as W
+        self.results = results
+        self.table = W.Dropdown(options=list(TABLES), description="table")
+        self.metric = W.Dropdown(options=TABLES["I"].metrics, description="metric")
+        self.picture = W.Image(format="png", width=900)
+        self.table.observe(self.choose, "value"); self.metric.observe(self.refresh, "value")
+        self.box = W.VBox([W.HBox([self.table, self.metric]), self.picture])
+        self.refresh()
+
+    def choose(self, change):
+        "Offer the metrics of the chosen table."
+        self.metric.options = TABLES[self.table.value].metrics
+
+    def refresh(self, change=None):
+        "Draw the bars anew."
+        import io
+        if self.metric.value not in TABLES[self.table.value].metrics: return  # between the two menus
+        bars(TABLES[self.table.value], self.results, self.metric.value).savefig(out := io.BytesIO(), format="png", dpi=100)
+        self.picture.value = out.getvalue()
