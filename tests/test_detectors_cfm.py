@@ -203,13 +203,14 @@ def test_components_of_unequal_shapes_are_refused():
     with pytest.raises(DataError, match="Did you mean 'rgb'"): Components({"rgb": torch.ones(2, 4, 4)}, valid)["rgbb"]
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path):
+def trained_by_two(tmp_path, module):
+    "Folder of the detector that two processes train on `GOOD` of the test module called `module`."
     script = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import torch
         from accelerate import Accelerator
-        from test_detectors_cfm import GOOD, detector
+        from {module} import GOOD, detector
         torch.set_num_threads(1)
         accelerator = Accelerator(cpu=True)
         learned = detector(batch_size=3).fit(GOOD, accelerator=accelerator)
@@ -220,5 +221,9 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                            str(tmp_path / "script.py")], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    two = load_detector(tmp_path / "two", device="cpu", encoders=miniature())
+    return tmp_path / "two"
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    two = load_detector(trained_by_two(tmp_path, "test_detectors_cfm"), device="cpu", encoders=miniature())
     assert same_weights(detector(batch_size=3).fit(GOOD), two, tolerance=1e-4)

@@ -1,14 +1,10 @@
 """The text-guided detector on miniature encoders: every option trains, saves and loads; words change what they should and nothing else."""
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from test_detectors_cfm import capture, miniature, same_weights
+from test_detectors_cfm import capture, miniature, same_weights, trained_by_two
 
 from mmad_nb.core.runtime import DataError
 from mmad_nb.detectors import create_detector, load_detector
@@ -140,23 +136,7 @@ def test_refused_samples(change, message):
 
 
 def test_two_processes_give_the_weights_of_one(tmp_path):
-    script = f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import torch
-        from accelerate import Accelerator
-        from test_detectors_text_guided import GOOD, detector
-        torch.set_num_threads(1)
-        accelerator = Accelerator(cpu=True)
-        learned = detector(batch_size=3).fit(GOOD, accelerator=accelerator)
-        assert accelerator.num_processes == 2
-        if accelerator.is_main_process: learned.save({str(tmp_path / 'two')!r})
-    """
-    (tmp_path / "script.py").write_text(textwrap.dedent(script))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           str(tmp_path / "script.py")], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    two = load_detector(tmp_path / "two", device="cpu", encoders=encoders())
+    two = load_detector(trained_by_two(tmp_path, "test_detectors_text_guided"), device="cpu", encoders=encoders())
     assert same_weights(detector(batch_size=3).fit(GOOD), two, tolerance=1e-4)
 
 
