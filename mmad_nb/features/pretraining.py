@@ -428,7 +428,7 @@ def pretrain_image(
     seed: int = 0,
     batch_size: int = 16,
     folder=None,                      # for checkpoints
-) -> tuple:                           # the trained timm VisionTransformer; log (steps, 4), see image_loss
+) -> tuple:                           # the trained ViT; log (steps, 4), see image_loss
     "Train `tiny_vit` from a seed."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
