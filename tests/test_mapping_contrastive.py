@@ -199,7 +199,7 @@ def test_training_separates_the_labels(mode):
     items, rows = batch()
     for item, row in zip(items, rows): item.category = row
     text, (mappers, modules) = encode_prompts(mode, CATEGORIES, Words()), networks(mode)
-    loss = lambda part: prompt_loss(mode, mappers, modules, part, text, [item.category for item in part])
+    loss = lambda part: prompt_loss(mode, mappers, modules, part, text, [item.category for item in part], contrast=.2)
     curve = train({"between": mappers, "words": modules}, items, loss, epochs=60, lr=1e-2)
     assert curve[-1] < curve[0]
     found = psi_text(mode, modules, text.of(1), features(1), "probability")
