@@ -229,7 +229,7 @@ def run(method, dataset, root, options):
 
 if __name__ == "__main__" and "get_ipython" not in globals(): main()
 
-# %% ../../nbs/detectors/07_tables.ipynb #d36cd6a9
+# %% ../../nbs/detectors/07_tables.ipynb #dab6bb6a
 def bars(
     table: PublishedTable,
     results: dict,     # method -> category -> metric -> value
@@ -238,15 +238,15 @@ def bars(
     "Every column of a table as bars."
     from matplotlib.figure import Figure
     which, every = table.metrics.index(metric), columns(table, results)
-    names = list(dict.fromkeys(name for rows in every.values() for name in rows))
-    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    names = sorted({name for rows in every.values() for name in rows}, key=lambda name: (name == "average", name))
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes, width = figure.subplots(), .8 / len(every)
     for n, (title, rows) in enumerate(every.items()):
         heights = [rows[name][which] if name in rows else np.nan for name in names]
         style = {"color": f"C{n}"} if title.startswith("**") else {"color": str(.9 - .5 * n / len(every))}
         axes.bar(np.arange(len(names)) + n * width, heights, width, label=title.strip("*"), **style)
     axes.set_xticks(np.arange(len(names)) + .4 - width / 2, names, rotation=30, ha="right", fontsize=7)
-    axes.set_title(f"Table {table.number}: {metric}, %"); axes.legend(fontsize=6, ncols=3)
+    axes.set_title(f"Table {table.number}: {metric}, %"); figure.legend(loc="outside lower center", fontsize=6, ncols=4)
     return figure
 
 # %% ../../nbs/detectors/07_tables.ipynb #130e968c
