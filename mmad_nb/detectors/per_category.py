@@ -72,8 +72,14 @@ class PerCategory(Detector):
         if category not in self.models: raise unknown_name("category", category, self.models)
         return self.models[category]
 
-    def combine(self, components, **weights): return self.pattern.combine(components, **weights)
-    def image_scores(self, maps): return self.pattern.image_scores(maps)
+    def combine(self, components, **weights):
+        "Fusion needs nothing that was learned: that of the detector inside."
+        return self.pattern.combine(components, **weights)
+
+    def image_scores(self, maps):
+        "The rule of the detector inside."
+        return self.pattern.image_scores(maps)
+
     def __repr__(self): return f"{len(self.models)} models, one per category, each {self.pattern!r}"
 
 # %% ../../nbs/detectors/04_per_category.ipynb #c860eec1

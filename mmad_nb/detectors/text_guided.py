@@ -5,6 +5,8 @@
 # %% ../../nbs/detectors/05_text_guided.ipynb #0d745c92
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from ..core.runtime import DataError, unknown_name
@@ -16,14 +18,15 @@ from ..features.extract import extract
 from ..features.zoo import create_encoder
 from ..mapping.contrastive import (MODES, SCORES, PromptText, anchors, create_prompt_modules, labelled_item,
                                          prompt_loss, prompt_sentences, psi_maps)
-from ..mapping.crossmodal import create_mappers, crossmodal_loss, distance_maps
+from ..mapping.crossmodal import check_features, create_mappers, crossmodal_loss, distance_maps
 from ..mapping.geometry_aware import create_geometry_mappers
 from ..mapping.text_adaptor import create_text_mappers, drop_nonfinite
 from ..scoring.fusion import BLUR, box_blur
 
 # %% auto #0
-__all__ = ['TEXT_GUIDED_WEIGHTS', 'TEXT_ENCODERS', 'TextGuided', 'check_words', 'sentences', 'gather', 'items', 'begin',
-           'add_words', 'loss', 'check', 'anchor', 'maps_of', 'combine', 'fit', 'mean_terms', 'state', 'load_state']
+__all__ = ['TEXT_GUIDED_WEIGHTS', 'TEXT_ENCODERS', 'TextGuided', 'check_words', 'text_tower', 'sentences', 'gather', 'items',
+           'begin', 'add_words', 'loss', 'check', 'anchor', 'maps_of', 'combine', 'fit', 'mean_terms', 'state',
+           'load_state']
 
 # %% ../../nbs/detectors/05_text_guided.ipynb #01e08951
 TEXT_GUIDED_WEIGHTS = (
@@ -70,6 +73,15 @@ def check_words(detector):
                         "Give encoders=(image, points, text), or switch the words off with octa=False.")
 
 # %% ../../nbs/detectors/05_text_guided.ipynb #0a8b769e
+@lru_cache(maxsize=1)
+def text_tower(
+    name: str,    # of a text encoder, as for create_encoder
+    device: str,  # where it computes
+):                # a ClipEncoder
+    "The text encoder of that name, loaded once for all detectors."
+    return create_encoder(name, device=device)
+
+
 def sentences(self,
     category: str,    # as a folder is called
 ) -> PromptText:      # (1,n,D) unit vectors
@@ -78,9 +90,10 @@ def sentences(self,
         raise DataError("text_guided", "a sample without category", "the name of what it shows",
                         "Give the sample a category: the sentences need a word.")
     if category not in self.text:
-        if isinstance(self.text_encoder, str): self.text_encoder = create_encoder(self.text_encoder, device=self.device)
+        tower = self.text_encoder
+        if isinstance(tower, str): tower = text_tower(tower, self.device)
         pair = prompt_sentences(self.options["prompts"], category)
-        self.text[category] = PromptText(*(self.text_encoder.encode_text(s)[None] if s else None for s in pair))
+        self.text[category] = PromptText(*(tower.encode_text(s)[None] if s else None for s in pair))
     return self.text[category]
 
 
@@ -102,8 +115,9 @@ def items(self, samples, cache=None, accelerator=None):
     count = None if options["pixels"] == "all" else options["pixels"]
     for pile in (GoodSamples(samples), SyntheticTwins(samples, options["seed"])):
         features = extract(pile, self.image_encoder, self.point_encoder, (options["blocks"] - 1,), cache, accelerator)
-        found += [labelled_item(one, sample.mask, count, options["seed"] + i)
-                  for i, (one, sample) in enumerate(zip(features, pile))]
+        for i, (one, sample) in enumerate(zip(features, pile)):
+            check_features(one, sample.id)
+            found.append(labelled_item(one, sample.mask, count, options["seed"] + i))
     return found
 
 
