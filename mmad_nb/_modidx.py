@@ -466,6 +466,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mmad_nb.detectors.cfm.begin': ('detectors/cfm.html#begin', 'mmad_nb/detectors/cfm.py'),
                                        'mmad_nb.detectors.cfm.build_encoders': ( 'detectors/cfm.html#build_encoders',
                                                                                  'mmad_nb/detectors/cfm.py'),
+                                       'mmad_nb.detectors.cfm.collect': ('detectors/cfm.html#collect', 'mmad_nb/detectors/cfm.py'),
                                        'mmad_nb.detectors.cfm.combine': ('detectors/cfm.html#combine', 'mmad_nb/detectors/cfm.py'),
                                        'mmad_nb.detectors.cfm.components': ('detectors/cfm.html#components', 'mmad_nb/detectors/cfm.py'),
                                        'mmad_nb.detectors.cfm.fit': ('detectors/cfm.html#fit', 'mmad_nb/detectors/cfm.py'),

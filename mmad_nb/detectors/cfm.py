@@ -22,7 +22,8 @@ from ..scoring.fusion import BLUR, RULES, box_blur, fuse_maps, image_score
 
 # %% auto #0
 __all__ = ['PRESETS', 'CFM_WEIGHTS', 'TAPS', 'GoodSamples', 'number_type', 'CFM', 'build_encoders', 'training_items', 'items',
-           'begin', 'loss', 'maps_of', 'fit', 'stream', 'components', 'combine', 'image_scores', 'state', 'load_state']
+           'begin', 'loss', 'maps_of', 'fit', 'stream', 'collect', 'components', 'combine', 'image_scores', 'state',
+           'load_state']
 
 # %% ../../nbs/detectors/02_cfm.ipynb #54f11163
 class GoodSamples(Sequence):
@@ -184,21 +185,31 @@ def stream(self, samples, cache=None):
         yield from zip(batch, encode_batch(batch, *encoders, blocks, lookup))
 
 
+def collect(self,
+    samples,     # any samples of one size
+    cache,       # folder to keep features in, or None
+    maps_of,     # (sample, features) -> {name: (H,W)}
+) -> Components:
+    "The component maps of all samples, one sample at a time."
+    self.need_fit()
+    maps, valid, ids = [], [], []
+    bar = progress(stream(self, samples, cache), f"{self.name} on {self.provenance}", total=len(samples))
+    for sample, features in bar:
+        check_features(features, sample.id)
+        maps.append(maps_of(sample, features)); valid.append(features.valid); ids.append(sample.id)
+    if not maps: raise DataError(f"{self.name}.components", "no sample", "at least one", "Is the split empty?")
+    return Components({name: torch.stack([m[name] for m in maps]) for name in maps[0]}, torch.stack(valid), ids,
+                      self.provenance)
+
+
 def components(self,
     samples,     # any samples of one size
     cache=None,  # folder to keep features in
 ) -> Components:
     "Maps `rgb` (image features, guessed from the shape) and `xyz` (point features, guessed from the photo)."
     self.need_fit()
-    rounded, maps, valid, ids = self.dtype != torch.float32, [], [], []
-    mappers = copy.deepcopy(self.mappers).to(self.dtype) if rounded else self.mappers
-    bar = progress(stream(self, samples, cache), f"{self.name} on {self.provenance}", total=len(samples))
-    for sample, features in bar:
-        check_features(features, sample.id)
-        maps.append(self.maps_of(mappers, sample, features)); valid.append(features.valid); ids.append(sample.id)
-    if not maps: raise DataError(f"{self.name}.components", "no sample", "at least one", "Is the split empty?")
-    return Components({name: torch.stack([m[name] for m in maps]) for name in maps[0]}, torch.stack(valid), ids,
-                      self.provenance)
+    mappers = self.mappers if self.dtype == torch.float32 else copy.deepcopy(self.mappers).to(self.dtype)
+    return collect(self, samples, cache, lambda sample, features: self.maps_of(mappers, sample, features))
 
 
 CFM.components = components

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..core.runtime import DataError, progress, unknown_name
 from .base import Components, Detector, Weight, register
-from .cfm import CFM, GoodSamples, build_encoders, number_type, stream
+from .cfm import CFM, GoodSamples, build_encoders, collect, number_type, stream
 from ..features.extract import Features, Mixing, extract
 from ..features.fpfh import FpfhEncoder
 from ..features.zoo import create_encoder
@@ -202,15 +202,7 @@ def components(self,
     cache=None,  # folder to keep features in
 ) -> Components:
     "Maps `rgb` and `xyz`: distance to the nearest remembered patch of the photo, and of the shape."
-    self.need_fit()
-    maps, valid, ids = [], [], []
-    bar = progress(stream(self, samples, cache), f"{self.name} on {self.provenance}", total=len(samples))
-    for sample, features in bar:
-        check_features(features, sample.id)
-        maps.append(self.maps_of(features)); valid.append(features.valid); ids.append(sample.id)
-    if not maps: raise DataError(f"{self.name}.components", "no sample", "at least one", "Is the split empty?")
-    return Components({name: torch.stack([m[name] for m in maps]) for name in maps[0]}, torch.stack(valid), ids,
-                      self.provenance)
+    return collect(self, samples, cache, lambda sample, features: self.maps_of(features))
 
 
 MemoryBank.maps_of, MemoryBank.components = maps_of, components
