@@ -124,6 +124,18 @@ def test_pruning(blocks, taps):
     assert torch.isfinite(pruned.fuse(pruned.components(TESTS))).all()
 
 
+def test_two_byte_weights(tmp_path):
+    half, full = (detector(compute_dtype=name, seed=1, epochs=20).fit(GOOD) for name in ("bfloat16", "float32"))
+    stored = [{v.dtype for v in e.model.parameters()} for e in (half.image_encoder, half.point_encoder)]
+    assert stored == [{torch.bfloat16}] * 2 and next(half.mappers.parameters()).dtype == torch.float32
+    a, b = (d.components(TESTS) for d in (half, full))
+    assert np.corrcoef(a["rgb"][a.valid], b["rgb"][b.valid])[0, 1] > .99 and not torch.equal(a["rgb"], b["rgb"])
+    half.save(tmp_path / "half")
+    again = load_detector(tmp_path / "half", encoders=miniature(), device="cpu")
+    assert torch.equal(again.components(TESTS)["xyz"], a["xyz"])
+    with pytest.raises(DataError, match="compute_dtype 'float16'"): detector(compute_dtype="float16")
+
+
 def test_save_and_load(tmp_path, fitted):
     fitted.save(tmp_path / "saved")
     config = json.loads((tmp_path / "saved/config.json").read_text())

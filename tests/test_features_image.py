@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmad_nb.core.runtime import DataError
+from mmad_nb.features import image
 from mmad_nb.features.image import (Attention, ImageEncoder, SimilarityPanel, ViT, bilinear, mix, pca_colours, similarity, tiny_vit,
                                     upsample)
 
@@ -138,6 +139,24 @@ def test_bfloat16_stays_close(encoder, photo):
     half = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
     a, b = (e.encode(photo[:1, :, :96, :96])[0] for e in (half, encoder))
     assert a.dtype == torch.float32 and F.cosine_similarity(a, b, dim=1).min() > 0.995
+
+
+@pytest.mark.parametrize("pays", [False, True])
+def test_two_byte_weights_are_multiplied_only_where_the_hardware_can(photo, pays, monkeypatch):
+    monkeypatch.setattr(image, "bfloat16_pays", lambda device: pays)
+    half = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
+    stored = {value.dtype for value in half.model.state_dict().values()}
+    read = half.model.blocks[3].mlp.fc1.weight.dtype
+    assert (stored, read) == ({torch.bfloat16}, torch.bfloat16 if pays else torch.float32)
+    by_hand = tiny_vit(0)
+    for p in by_hand.parameters(): p.data = p.data.bfloat16().float()       # rounded weights, long products
+    exact = ImageEncoder("tiny_vit", by_hand, "", device="cpu").encode(photo[:1, :, :64, :64])[0]
+    assert torch.equal(half.encode(photo[:1, :, :64, :64])[0], exact) is not pays
+    again = ImageEncoder("tiny_vit", half.model, "", device="cpu", dtype=torch.bfloat16)      # placed twice
+    assert torch.equal(again.encode(photo[:1, :, :64, :64])[0], exact) is not pays
+    monkeypatch.setattr(image, "bfloat16_pays", lambda device: not pays)
+    elsewhere = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
+    assert again.fingerprint == half.fingerprint == elsewhere.fingerprint                    # the weights', not the hardware's
 
 
 @pytest.mark.parametrize("grid, size", [((28, 28), (224, 224)), ((5, 7), (40, 63)), ((1, 3), (4, 9)), ((6, 6), (3, 4))])

@@ -14,10 +14,11 @@ from ..core.runtime import DataError, DiskCache, progress, unknown_name
 from ..core.training import train
 from .base import Components, Detector, Weight, register
 from ..features.extract import encode_batch, encoder_key, extract, sample_hash
+from ..features.image import ImageEncoder, bfloat16_pays
 from ..features.points import PointEncoder
 from ..features.zoo import encoder_pair
-from ..mapping.crossmodal import (TrainingItem, bfloat16_pays, check_features, choose_pixels, create_mappers,
-                                        crossmodal_loss, distance_maps)
+from ..mapping.crossmodal import (TrainingItem, check_features, choose_pixels, create_mappers, crossmodal_loss,
+                                        distance_maps)
 from ..scoring.fusion import BLUR, RULES, box_blur, fuse_maps, image_score
 
 # %% auto #0
@@ -46,11 +47,10 @@ class GoodSamples(Sequence):
 # %% ../../nbs/detectors/02_cfm.ipynb #bd11aa86
 def number_type(
     name: str,      # "float32" or "bfloat16"
-    device,         # where the products are done
 ) -> torch.dtype:
-    "The type to multiply in: bfloat16 if asked for and this device has instructions for it, else float32."
+    "The number type of an option, or an error."
     if name not in ("float32", "bfloat16"): raise unknown_name("compute_dtype", name, ("float32", "bfloat16"))
-    return torch.bfloat16 if name == "bfloat16" and bfloat16_pays(str(device)) else torch.float32
+    return getattr(torch, name)
 
 # %% ../../nbs/detectors/02_cfm.ipynb #58859ccb
 PRESETS = {"tiny": {"epochs": 30, "pixels": 256, "batch_size": 1},
@@ -77,7 +77,7 @@ class CFM(Detector):
         "lr": 1e-3, "seed": 0,
         "blur": True,                # box means after fusion: 5x5 five times, 7x7 three times
         "release_scores": False,     # image score of the published code instead of the plain maximum
-        "compute_dtype": "float32",  # or "bfloat16", used where the hardware has instructions for it
+        "compute_dtype": "float32",  # or "bfloat16": encoders in half the memory, and faster where the hardware can
     }
     weights = CFM_WEIGHTS
 
@@ -85,7 +85,7 @@ class CFM(Detector):
         super().__init__(encoders, device, **options)
         preset = PRESETS["tiny" if encoders == "tiny" else "paper"]
         self.options = {name: preset.get(name) if value is None else value for name, value in self.options.items()}
-        self.dtype = number_type(self.options["compute_dtype"], self.device)
+        self.dtype = number_type(self.options["compute_dtype"])
         self.image_encoder, self.point_encoder = build_encoders(encoders, self.device, self.options["blocks"],
                                                                 self.options["group_size"], self.dtype)
         self.provenance = self.image_encoder.provenance
@@ -99,16 +99,17 @@ def build_encoders(
     device,              # where they compute
     blocks: int,         # how many blocks of each to keep
     group_size=None,     # points per group; None: what the encoder was made for
-    dtype=torch.float32, # of their arithmetic
+    dtype=torch.float32, # see place_network
 ) -> tuple:              # (ImageEncoder, PointEncoder)
     "The detector's encoders, shortened to their first blocks."
     if blocks not in TAPS:
         raise DataError("cfm option 'blocks'", f"{blocks}", f"one of {sorted(TAPS)}", "The paper prunes to 12, 8 or 4.")
-    image, points = encoder_pair(encoders, device=device) if isinstance(encoders, str) else encoders
+    image, points = encoder_pair(encoders, device=device, dtype=dtype) if isinstance(encoders, str) else encoders
     points.model.blocks["blocks"], points.model.taps = points.model.blocks["blocks"][:blocks], TAPS[blocks]
     points = PointEncoder(points.name, points.model, points.provenance, points.groups, group_size or points.group_size,
                           device, dtype)
-    return image.to(device, dtype), points
+    image = ImageEncoder(image.name, image.model, image.provenance, device, dtype)
+    return image, points
 
 # %% ../../nbs/detectors/02_cfm.ipynb #887e1e12
 def training_items(
@@ -208,7 +209,8 @@ def components(self,
 ) -> Components:
     "Maps `rgb` (image features, guessed from the shape) and `xyz` (point features, guessed from the photo)."
     self.need_fit()
-    mappers = self.mappers if self.dtype == torch.float32 else copy.deepcopy(self.mappers).to(self.dtype)
+    half = self.dtype == torch.bfloat16 and bfloat16_pays(str(self.device))
+    mappers = copy.deepcopy(self.mappers).to(self.dtype) if half else self.mappers
     return collect(self, samples, cache, lambda sample, features: self.maps_of(mappers, sample, features))
 
 

@@ -15,6 +15,7 @@ from .base import Components, Detector, Weight, register
 from .cfm import CFM, GoodSamples, build_encoders, collect, number_type, stream
 from ..features.extract import Features, Mixing, extract
 from ..features.fpfh import FpfhEncoder
+from ..features.image import ImageEncoder
 from ..features.zoo import create_encoder
 from ..mapping.crossmodal import check_features
 from ..mapping.memory import check_rows, choose_rows, nearest, reweight
@@ -117,9 +118,10 @@ def choose_encoders(
     if geometry not in GEOMETRIES: raise unknown_name("geometry", geometry, GEOMETRIES)
     if geometry == "points": return build_encoders(encoders, device, blocks, group_size, dtype)
     if not isinstance(encoders, str): image, groups = encoders[0], getattr(encoders[1], "groups", 384)
-    elif encoders in IMAGE: image, groups = create_encoder(IMAGE[encoders][0], device=device), IMAGE[encoders][1]
+    elif encoders in IMAGE: image, groups = create_encoder(IMAGE[encoders][0], None, device, 0, dtype), IMAGE[encoders][1]
     else: raise unknown_name("encoder pair", encoders, IMAGE)
-    return image.to(device, dtype), FpfhEncoder(groups, device=device)
+    image = ImageEncoder(image.name, image.model, image.provenance, device, dtype)
+    return image, FpfhEncoder(groups, device=device)
 
 # %% ../../nbs/detectors/03_memory_bank.ipynb #2a8cd1a0
 @register("memory_bank")
@@ -138,7 +140,7 @@ class MemoryBank(Detector):
         "group_size": None,          # points per group; None: what the point encoder was made for
         "seed": 0,
         "blur": True,                # box means after fusion: 5x5 five times, 7x7 three times
-        "compute_dtype": "float32",  # of the encoders; "bfloat16" where the hardware has instructions for it
+        "compute_dtype": "float32",  # or "bfloat16": encoders in half the memory, and faster where the hardware can
     }
     weights = MEMORY_WEIGHTS
 
@@ -146,7 +148,7 @@ class MemoryBank(Detector):
         super().__init__(encoders, device, **options)
         kinds, options = {"float32": torch.float32, "float16": torch.float16}, self.options
         if options["bank_dtype"] not in kinds: raise unknown_name("bank_dtype", options["bank_dtype"], kinds)
-        self.bank_dtype, self.dtype = kinds[options["bank_dtype"]], number_type(options["compute_dtype"], self.device)
+        self.bank_dtype, self.dtype = kinds[options["bank_dtype"]], number_type(options["compute_dtype"])
         self.image_encoder, self.point_encoder = choose_encoders(encoders, options["geometry"], self.device,
                                                                  options["blocks"], options["group_size"], self.dtype)
         self.provenance = self.image_encoder.provenance

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..core.runtime import DataError, content_hash, pick_device
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Attention', 'Block', 'ViT', 'tiny_vit', 'ImageEncoder', 'upsample', 'bilinear',
-           'mix', 'pca_colours', 'similarity', 'SimilarityPanel']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Attention', 'Block', 'ViT', 'tiny_vit', 'bfloat16_pays', 'Widen', 'place_network',
+           'weight_bits', 'ImageEncoder', 'upsample', 'bilinear', 'mix', 'pca_colours', 'similarity', 'SimilarityPanel']
 
 # %% ../../nbs/features/01_image.ipynb #70a415fd
 class Attention(nn.Module):
@@ -98,6 +99,48 @@ def tiny_vit(
         torch.manual_seed(seed)
         return ViT()
 
+# %% ../../nbs/features/01_image.ipynb #219d2f50
+def bfloat16_pays(
+    device: str = "cpu",  # where the products would be computed
+) -> bool:
+    "Whether this hardware has instructions that multiply bfloat16; without them float32 is faster."
+    if device.startswith("cuda"): return torch.cuda.is_bf16_supported(including_emulation=False)
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if device == "cpu" else ()
+    return any(getattr(torch.cpu, question, bool)() for question in asked)  # an older torch cannot answer: no
+
+# %% ../../nbs/features/01_image.ipynb #9ef7378c
+class Widen(nn.Module):
+    "Rule for a stored tensor: whoever reads it gets float32."
+    def forward(self, stored):
+        "Any shape."
+        return stored.float()
+
+
+def place_network(
+    network: nn.Module,  # changed in place
+    device,              # where it computes
+    dtype: torch.dtype,  # of its weights: float32, or bfloat16 for half the size
+) -> torch.dtype:        # of its products
+    "Move a frozen network. In bfloat16 it also multiplies where the hardware can; elsewhere it only stores."
+    network.to(device=device).eval()
+    if dtype != torch.bfloat16 or bfloat16_pays(str(device)):
+        network.to(dtype)
+        return dtype
+    for values in network.parameters(): values.data = values.data.to(dtype)
+    if not any(isinstance(part, Widen) for part in network.modules()):             # not done before
+        for layer in list(network.modules()):
+            for name, _ in list(layer.named_parameters(recurse=False)):
+                parametrize.register_parametrization(layer, name, Widen(), unsafe=True)  # "unsafe": the type changes
+    return torch.float32
+
+
+def weight_bits(
+    network: nn.Module,
+) -> dict:  # name: bytes, uint8
+    "The bits of every weight, by the name it has without a rule before it."
+    plain = lambda name: name.replace("parametrizations.", "").removesuffix(".original")
+    return {plain(name): value.detach().reshape(-1).view(torch.uint8) for name, value in network.named_parameters()}
+
 # %% ../../nbs/features/01_image.ipynb #4e5705fa
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # red, green, blue of the photos that most networks were trained on
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -110,7 +153,7 @@ class ImageEncoder(nn.Module):
         model: nn.Module,                    # a ViT, or a vision transformer of timm
         provenance: str,                     # where its weights come from, in words
         device: str | None = None,           # None: the GPU where there is one
-        dtype: torch.dtype = torch.float32,  # torch.bfloat16 computes in half the memory, with 2-3 instead of 7 digits
+        dtype: torch.dtype = torch.float32,  # torch.bfloat16: weights of half the size, see place_network
     ):
         super().__init__()
         self.name, self.provenance = name, provenance
@@ -121,7 +164,8 @@ class ImageEncoder(nn.Module):
             value = torch.tensor(statistics.get(which, standard)).view(3, 1, 1)
             self.register_buffer(which, value, persistent=False)
         self.model = model.requires_grad_(False)
-        self.to(device=pick_device(device), dtype=dtype).eval()
+        self.to(device=pick_device(device))
+        self.dtype = place_network(self.model, self.mean.device, dtype)
 
 # %% ../../nbs/features/01_image.ipynb #8f6da0c3
 def encode(self,
@@ -134,7 +178,7 @@ def encode(self,
     self._check(rgb, blocks)
     order = sorted(set(blocks))
     with torch.set_grad_enabled(grad):
-        x = (rgb.to(self.mean) - self.mean) / self.std
+        x = ((rgb.to(self.mean) - self.mean) / self.std).to(self.dtype)
         if isinstance(self.model, ViT): maps = self.model(x, order)
         else: maps = self.model.forward_intermediates(x, indices=order, norm=True, stop_early=True,
                                                       intermediates_only=True)  # maps without the class token
@@ -161,8 +205,7 @@ ImageEncoder.encode, ImageEncoder._check = encode, _check
 # %% ../../nbs/features/01_image.ipynb #f9b4364e
 def fingerprint(self) -> str:
     "16 hexadecimal digits that change with any weight, with the number type and with the normalisation."
-    state = {name: value.reshape(-1).view(torch.uint8) for name, value in self.model.state_dict().items()}
-    return content_hash(self.name, self.mean.float(), self.std.float(), state)
+    return content_hash(self.name, self.mean, self.std, weight_bits(self.model))
 
 
 ImageEncoder.fingerprint = property(fingerprint)

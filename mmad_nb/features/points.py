@@ -13,7 +13,7 @@ from torch import nn
 
 from ..core.runtime import DataError, content_hash, pick_device
 from ..data.sample import CloudView
-from .image import Block
+from .image import Block, place_network, weight_bits
 
 # %% auto #0
 __all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius', 'group_points', 'folded', 'GroupEncoder',
@@ -271,14 +271,14 @@ class PointEncoder(nn.Module):
         groups: int | None = None,           # None: what the model was made for
         group_size: int | None = None,       # None: what the model was made for
         device: str | None = None,           # None: the GPU where there is one
-        dtype: torch.dtype = torch.float32,  # torch.bfloat16 computes in half the memory, with 3 instead of 7 digits
+        dtype: torch.dtype = torch.float32,  # torch.bfloat16: weights of half the size, see place_network
     ):
         super().__init__()
         self.name, self.provenance = name, provenance
         self.groups, self.group_size = groups or model.groups, group_size or model.group_size
         self.dim = len(model.taps) * model.norm.normalized_shape[0]
         self.model = model.requires_grad_(False)
-        self.to(device=pick_device(device), dtype=dtype).eval()
+        place_network(self.model, pick_device(device), dtype)
 
 # %% ../../nbs/features/02_points.ipynb #63074bbf
 def encode(self,
@@ -293,9 +293,9 @@ def encode(self,
 
 def fingerprint(self) -> str:
     "16 hexadecimal digits that change with any weight, with the grouping and with the kind of statistics."
-    state = {name: value.reshape(-1).view(torch.uint8) for name, value in self.model.state_dict().items()}
-    kind = self.model.encoder.batch_statistics
-    return content_hash(self.name, self.groups, self.group_size, kind, self.model.taps, state)
+    own = self.model.encoder.batch_statistics
+    stored = [] if own else list(self.model.buffers())                 # statistics that are used
+    return content_hash(self.name, self.groups, self.group_size, own, self.model.taps, weight_bits(self.model), stored)
 
 
 PointEncoder.encode, PointEncoder.fingerprint = encode, property(fingerprint)

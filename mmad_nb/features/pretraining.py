@@ -19,25 +19,29 @@ from ..core.runtime import DataError, png_bytes, progress, written_beside
 from ..core.training import train
 from ..data.camera import draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
 from ..data.defects import add_defect, defect_mask, list_defects
-from ..data.forge import forge_sample, on_table
+from ..data.forge import on_table
 from ..data.prepare import prepare, resize_nearest
 from ..data.sample import Sample
-from ..data.shapes import build_surface, list_categories
+from ..data.shapes import (Surface, build_surface, dome, dots, inside_box, inside_disc, list_categories, mix, noise, plate,
+                                 ramp, rough, steel)
 from .image import IMAGENET_MEAN, IMAGENET_STD, tiny_vit
 from .normals import surface_normals
 from .points import Block, group_points, knn, tiny_point_mae
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'HELD_OUT', 'KINDS', 'STREAM', 'TAPS', 'IMAGE_STAGES', 'POINT_STAGES', 'allowed', 'damaged', 'captured',
-           'Lesson', 'patch_means', 'flawless_patches', 'lesson', 'forge_lessons', 'balanced', 'Rehearsal', 'alarm',
-           'waves', 'fresh_vit', 'flipped', 'relit', 'window', 'choose', 'Batch', 'image_batch', 'ImageHeads',
-           'window_tokens', 'image_questions', 'ordered', 'image_loss', 'Stage', 'run_stages', 'pretrain_image',
-           'chamfer', 'fresh_points', 'turned', 'pick', 'PointHeads', 'reconstruction', 'point_batch',
-           'point_questions', 'point_loss', 'pretrain_points', 'save_half', 'novelty', 'LessonPanel']
+__all__ = ['CATEGORIES', 'HELD_OUT', 'ANYTHING', 'NAMES', 'KINDS', 'STREAM', 'TAPS', 'IMAGE_STAGES', 'POINT_STAGES', 'allowed',
+           'outline', 'ribs', 'anything', 'damaged', 'captured', 'Lesson', 'patch_means', 'flawless_patches', 'lesson',
+           'forge_lessons', 'balanced', 'Rehearsal', 'alarm', 'waves', 'fresh_vit', 'flipped', 'relit', 'window',
+           'choose', 'Batch', 'image_batch', 'ImageHeads', 'window_tokens', 'image_questions', 'ordered', 'image_loss',
+           'Stage', 'run_stages', 'pretrain_image', 'chamfer', 'fresh_points', 'turned', 'pick', 'PointHeads',
+           'reconstruction', 'point_batch', 'point_questions', 'point_loss', 'pretrain_points', 'save_half', 'novelty',
+           'LessonPanel']
 
 # %% ../../nbs/features/06_pretraining.ipynb #25bbcd3d
 CATEGORIES = tuple(list_categories("auxiliary"))
 HELD_OUT = ("banana", "button")         # auxiliary too, but kept apart: to judge the recipe on
+ANYTHING = "anything"                   # no category at all: a new object each time
+NAMES = (*CATEGORIES, ANYTHING)
 KINDS = ("good", *list_defects())       # numbers of the classes
 
 
@@ -46,14 +50,65 @@ def allowed(
 ) -> tuple:
     "`categories`, or an error if one of them is used for samples and tests."
     for name in categories:
-        if name not in CATEGORIES:
-            raise DataError("pre-training", f"category {name!r}", f"some of {', '.join(CATEGORIES)}",
+        if name not in NAMES:
+            raise DataError("pre-training", f"category {name!r}", f"some of {', '.join(NAMES)}",
                             "Encoders learn on auxiliary categories alone, or tests show what they know by heart.")
     return tuple(categories)
 
+# %% ../../nbs/features/06_pretraining.ipynb #27d28665
+def outline(
+    x: np.ndarray,  # (H,W) mm, the object's frame
+    y: np.ndarray,  # (H,W) mm
+    rng: np.random.Generator,
+) -> np.ndarray:    # (H,W) mm inside the edge, negative outside
+    "A lump, a box, a cog or a cross, often with holes."
+    radius, angle, r = rng.uniform(34, 50), np.arctan2(y, x), np.hypot(x, y * rng.uniform(1, 1.8))
+    arm = lambda: rng.uniform(16, 34)
+    shape = rng.integers(4)
+    if shape == 0: inside = radius - r * (1 + rng.uniform(0, .12) * noise(x, y, rng.uniform(12, 40), rng))
+    elif shape == 1: inside = inside_box(x, y, 2 * radius, rng.uniform(30, 90), rng.uniform(2, 15))
+    elif shape == 2: inside = radius + rng.uniform(1, 8) * np.tanh(rng.uniform(.5, 4) * np.cos(rng.integers(3, 20) * angle)) - r
+    else: inside = np.maximum(inside_box(x + rng.uniform(-20, 20), y, arm(), 2 * radius, 3),
+                              inside_box(x, y + rng.uniform(-20, 20), 2 * radius, arm(), 3))
+    for _ in range(rng.choice([0, 0, 1, 2, 3])):
+        inside = np.minimum(inside, -inside_disc(x, y, rng.uniform(3, 14), *rng.uniform(-30, 30, 2)))
+    return inside
+
+
+def ribs(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    "Straight or round ridges and steps, (H,W) mm high."
+    angle = rng.uniform(0, np.pi)
+    along = np.hypot(x, y) if rng.random() < .4 else np.cos(angle) * x + np.sin(angle) * y
+    wave = np.cos(2 * np.pi * along / rng.uniform(4, 60) + rng.uniform(0, 6))
+    return rng.uniform(.3, 2.5) * ramp(-.3, .3, wave - rng.uniform(-.8, .8))
+
+# %% ../../nbs/features/06_pretraining.ipynb #104dfc18
+def anything(
+    x: np.ndarray,  # (H,W) mm, the object's frame
+    y: np.ndarray,  # (H,W) mm
+    seed: int,      # which object
+) -> Surface:
+    "An object that nobody has seen before."
+    x, y, rng = x.astype(np.float32), y.astype(np.float32), np.random.default_rng([seed, 8])
+    inside = outline(x, y, rng)
+    cushion = (.3 + .7 * dome(1 - inside / max(inside.max(), 1))) * (inside > 0)
+    height = rng.uniform(10, 30) * (cushion if rng.random() < .5 else plate(inside, 1, rng.uniform(1, 8)))
+    for _ in range(rng.integers(3)): height = height + ribs(x, y, rng)
+    grain, spacing = rough(x, y / rng.choice([1, 1, 4]), rng.uniform(1, 40), rng), rng.uniform(4, 22)
+    spots = dots(x, y, spacing, rng.uniform(.2, .45) * spacing, rng, rng.uniform(.3, 1), rng.uniform(1, 2))
+    spots = spots * (rng.random() < .5)
+    height = np.maximum(height + rng.uniform(0, .6) * grain + rng.uniform(-2.5, 2.5) * spots, 1) * (inside > 0)
+    first = rng.uniform(.08, .92, 3)
+    second, third = (np.clip(first + rng.normal(0, .2, 3), .03, .97) for _ in range(2))
+    color = mix(mix(first, second, rng.uniform(0, 1) * ramp(-.6, .6, grain)), third, ramp(.1, .3, spots))
+    metal = .8 * (rng.random() < .3)
+    if metal: color = steel(noise(x, y / 4, rng.uniform(.6, 2), rng), rng.uniform(.4, .8) * rng.uniform(.85, 1.1, 3))
+    gloss = np.full_like(x, rng.uniform(.1, .8))
+    return Surface(height.astype(np.float32), np.clip(color, 0, 1).astype(np.float32), gloss, metal)
+
 # %% ../../nbs/features/06_pretraining.ipynb #a3185b0c
 def damaged(
-    category: str,
+    category: str,            # one of NAMES
     seed: int,                # which individual, pose and light, as in forge_sample
     count: int,               # defects
     rng: np.random.Generator, # their kinds, places and sizes
@@ -63,7 +118,7 @@ def damaged(
     setup, rays = draw_setup(seed), view_rays(size)
     table = table_coordinates(rays, setup.normal)
     x, y = object_coordinates(table, setup)
-    surface = build_surface(category, x, y, seed)
+    surface = anything(x, y, seed) if category == ANYTHING else build_surface(category, x, y, seed)
     depth = distance_transform_edt(surface.height > 0)            # pixels to the edge of the object
     rows, columns = np.nonzero(depth >= min(6, .6 * depth.max()))
     kind, moved = np.zeros((size, size), np.int8), np.zeros((size, size), bool)
@@ -93,13 +148,12 @@ class Lesson:
     photo: np.ndarray        # (3,224,224) uint8
     kinds: np.ndarray        # (8,28,28) float16: share of each kind among a patch's pixels
     share: np.ndarray        # (28,28) float16: how much of the patch is object, in the twin
-    flawless: np.ndarray     # (7,28,28) float16: normal (3), height in units of 2 cm, colour (3) of the twin
+    flawless: np.ndarray     # (4,28,28) float16: normal (3) and height, in units of 2 cm, of the twin
     centers: np.ndarray      # (G,3) float32 metres
     offsets: np.ndarray      # (G,32,3) float16 millimetres
     group_kinds: np.ndarray  # (G,8) float16: share of each kind among a group's points; only where the surface moved
-    colour: np.ndarray       # (G,3) float16: of the twin
     pixel: np.ndarray        # (G,) int: where the centre is in the photo, row * 224 + column
-    category: int            # number in CATEGORIES
+    category: int            # number in NAMES
 
 
 def patch_means(
@@ -113,14 +167,13 @@ def patch_means(
 # %% ../../nbs/features/06_pretraining.ipynb #fbfadada
 def flawless_patches(
     twin: Sample,  # prepared
-) -> tuple:        # share (28,28), flawless (7,28,28)
+) -> tuple:        # share (28,28), flawless (4,28,28)
     "What each patch of a flawless object looks like, averaged over its object pixels."
     valid = twin.valid[None].astype(np.float32)
     normals = surface_normals(torch.from_numpy(twin.xyz), torch.from_numpy(twin.valid)).numpy()
     z, share = twin.xyz[2:], patch_means(valid)
     height = (np.median(z[valid > 0]) - z) * valid * 50
-    parts = [patch_means(part) for part in (normals * valid, height * valid, twin.rgb * valid)]
-    return share[0], np.concatenate(parts) / np.maximum(share, 1e-3)
+    return share[0], patch_means(np.concatenate([normals * valid, height])) / np.maximum(share, 1e-3)
 
 # %% ../../nbs/features/06_pretraining.ipynb #46c5c48f
 def lesson(
@@ -140,15 +193,14 @@ def lesson(
     half = lambda a: a.astype(np.float16)
     return Lesson((sample.rgb * 255).round().astype(np.uint8), half(patch_means(kinds.astype(np.float32))), half(share),
                   half(flawless), centers.numpy(), half(offsets.numpy() * 1000), half(groups.mean(2).T),
-                  half(twin.rgb.reshape(3, -1).T[pixel][members].mean(1)), pixel[members[:, 0]],
-                  CATEGORIES.index(sample.category))
+                  pixel[members[:, 0]], NAMES.index(sample.category))
 
 # %% ../../nbs/features/06_pretraining.ipynb #6c802c79
 STREAM = 20261122  # separates the seeds of lessons from all others
 
 
 def forge_lessons(
-    categories: Sequence[str],  # auxiliary ones
+    categories: Sequence[str],  # some of NAMES
     individuals: int,           # of each category
     defects: int = 4,           # on each damaged capture
     first: int = 0,             # number of the first individual
@@ -157,9 +209,9 @@ def forge_lessons(
     found = []
     for k in progress(range(first, first + individuals), "lessons"):
         for name in allowed(categories):
-            rng = np.random.default_rng([STREAM, k, CATEGORIES.index(name)])
+            rng = np.random.default_rng([STREAM, k, NAMES.index(name)])
             seed, nothing = int(rng.integers(2**31)), np.zeros((224, 224), np.int8)
-            twin = prepare(forge_sample(name, "good", seed=seed), size=224)
+            twin = prepare(damaged(name, seed, 0, rng)[0], size=224)
             if k % 2 == 0: found.append(lesson(twin, nothing, nothing > 0, twin))
             for _ in range(2):
                 sample, kind, moved = damaged(name, seed, defects, rng)
@@ -234,7 +286,7 @@ def fresh_vit(
 # %% ../../nbs/features/06_pretraining.ipynb #09115cf7
 def flipped(
     photo: np.ndarray,  # (3,S,S)
-    known: np.ndarray,  # (16,n,n): 8 kinds, share, normal (3), height, colour (3)
+    known: np.ndarray,  # (13,n,n): 8 kinds, share, normal (3), height
     rng: np.random.Generator,
 ) -> tuple:             # the same two
     "One of the eight mirrorings and turns; x and y of the normals (numbers 9 and 10) follow."
@@ -245,7 +297,7 @@ def flipped(
         photo, known = photo[:, ::-1], known[:, ::-1].copy()
         known[10] *= -1
     if rng.random() < .5:
-        photo, known = photo.transpose(0, 2, 1), known.transpose(0, 2, 1)[[*range(9), 10, 9, *range(11, 16)]]
+        photo, known = photo.transpose(0, 2, 1), known.transpose(0, 2, 1)[[*range(9), 10, 9, 11, 12]]
     return photo, known
 
 
@@ -266,7 +318,7 @@ def window(
     number: int,  # decides place, turn and light
     seed: int,
     side: int,    # pixels, a multiple of 8
-) -> tuple:       # photo (3,side,side), known (n*n,16), (row, column) of the corner in patches
+) -> tuple:       # photo (3,side,side), known (n*n,13), (row, column) of the corner in patches
     "A random window of a lesson that shows some of the object."
     rng, n = np.random.default_rng([seed, number]), side // 8
     rows, columns = np.nonzero(one.share > .5)
@@ -275,7 +327,7 @@ def window(
     photo = one.photo[:, 8 * top:8 * top + side, 8 * left:8 * left + side].astype(np.float32) / 255
     known = np.concatenate([one.kinds, one.share[None], one.flawless]).astype(np.float32)
     photo, known = flipped(photo, known[:, top:top + n, left:left + n], rng)
-    return torch.from_numpy(relit(photo, rng)), torch.from_numpy(known.reshape(16, -1).T.copy()), (top, left)
+    return torch.from_numpy(relit(photo, rng)), torch.from_numpy(known.reshape(13, -1).T.copy()), (top, left)
 
 # %% ../../nbs/features/06_pretraining.ipynb #a6b196da
 def choose(lessons: Sequence, numbers: Sequence, seed: int, stream: int) -> list:
@@ -292,9 +344,9 @@ class Batch:
     seen: torch.Tensor      # (B,P) object
     bad: torch.Tensor       # (B,P) damaged
     ok: torch.Tensor        # (B,P) object without damage
-    flawless: torch.Tensor  # (B,P,7)
+    flawless: torch.Tensor  # (B,P,4)
     category: torch.Tensor  # (B,P)
-    known: torch.Tensor     # (B,P,17): flawless, position, category
+    known: torch.Tensor     # (B,P,15): flawless, position, category
 
 # %% ../../nbs/features/06_pretraining.ipynb #5ba3af08
 def image_batch(lessons: Sequence, numbers: Sequence, seed: int, side: int) -> Batch:
@@ -306,9 +358,9 @@ def image_batch(lessons: Sequence, numbers: Sequence, seed: int, side: int) -> B
     category = torch.tensor([one.category for one in chosen])[:, None].expand(-1, n * n)
     steps = torch.stack(torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"), -1).reshape(1, n * n, 2)
     place = (steps + torch.tensor(corners)[:, None] - 14) / 7      # -2 ... 2 over the photo
-    seen = share > .5
+    seen = share > .1
     bad, ok = (damage.sum(-1) > .12) & seen, (damage.sum(-1) == 0) & seen
-    known = torch.cat([flawless, place, F.one_hot(category, len(CATEGORIES)).float()], -1)
+    known = torch.cat([flawless, place, F.one_hot(category, len(NAMES)).float()], -1)
     kind = torch.where(bad, 1 + damage.argmax(-1), 0)
     return Batch(torch.stack(photos), list(corners), kind, seen, bad, ok, flawless, category, known)
 
@@ -319,8 +371,8 @@ TAPS = (1, 3, 7, 11)  # blocks that are asked
 class ImageHeads(nn.ModuleDict):
     "What is asked after each tap; thrown away after training."
     def __init__(self, dim: int = 192):
-        heads = {"kind": 8, "flawless": 7, "category": len(CATEGORIES)}
-        ask = lambda: {name: nn.Linear(dim, out) for name, out in heads.items()} | {"rehearsal": Rehearsal(17, dim)}
+        heads = {"kind": 8, "flawless": 4, "category": len(NAMES)}
+        ask = lambda: {name: nn.Linear(dim, out) for name, out in heads.items()} | {"rehearsal": Rehearsal(6 + len(NAMES), dim)}
         super().__init__({str(tap): nn.ModuleDict(ask()) for tap in TAPS})
 
 # %% ../../nbs/features/06_pretraining.ipynb #92f48c32
@@ -369,7 +421,6 @@ def image_loss(
     blocks: int,         # how many blocks are in training
     sides: Sequence,     # sizes of windows in pixels; a batch has one of them
     log: list,           # takes [kind, flawless, alarm, ordered] of every batch
-    weights: Sequence = (1, .5, 1),  # of the three questions
 ):                       # a loss for `train`
     "All three questions after each tap."
     def loss(numbers):
@@ -380,8 +431,7 @@ def image_loss(
             tokens = block(tokens)
             if number not in TAPS: continue
             kind, flawless, warn, logits = image_questions(heads[str(number)], vit.norm(tokens)[:, 1:], batch)
-            asked = weights[0] * kind + weights[1] * flawless + weights[2] * warn
-            total = total + (1 if number == blocks - 1 else .4) * asked
+            total = total + (1 if number == blocks - 1 else .4) * (kind + .3 * flawless + 1.5 * warn)
         log.append([kind.item(), flawless.item(), warn.item(), ordered(logits.detach(), batch.bad, batch.ok)])
         return total * len(numbers), len(numbers)
     return loss
@@ -394,13 +444,12 @@ class Stage:
     lr: float
     blocks: int = 12           # of the image network; the point network always trains all
     sides: tuple = (80, 112)   # of the image windows, pixels
-    weights: tuple = (1, .5, 1)  # of kind, flawless and alarm, for the image network
 
 
 IMAGE_STAGES = (
-    Stage(60, 2e-4, 4, (80, 112, 80)), Stage(400, 1e-3, 4, (80, 112, 80)), Stage(150, 2e-4, 4, (80, 112, 144)),
-    Stage(400, 6e-4, 4, (80, 112), (1, .1, 2)), Stage(80, 1e-4, 4, (80, 112), (1, .1, 2)))
-POINT_STAGES = (Stage(60, 2e-4), Stage(700, 1e-3), Stage(200, 2e-4))
+    Stage(60, 2e-4, 4, (80,)), Stage(1200, 1e-3, 4, (80, 112, 80)), Stage(300, 3e-4, 4, (80, 112)),
+    Stage(40, 1e-4, 12, (80,)), Stage(1200, 4e-4, 12, (80, 112, 80)), Stage(300, 1e-4, 12, (80, 112, 144)))
+POINT_STAGES = (Stage(60, 2e-4), Stage(1600, 1e-3), Stage(400, 2e-4))
 
 # %% ../../nbs/features/06_pretraining.ipynb #f5c1ba13
 def run_stages(
@@ -434,8 +483,7 @@ def pretrain_image(
         torch.manual_seed(seed)
         heads = ImageHeads()
     vit, log = fresh_vit(seed), []
-    make = lambda stage: image_loss(vit, heads, lessons, seed, stage.blocks, stage.sides, log,
-                                    stage.weights)
+    make = lambda stage: image_loss(vit, heads, lessons, seed, stage.blocks, stage.sides, log)
     run_stages({"net": vit, "heads": heads}, make, stages, batch_size, seed, folder, "tiny_vit")
     return vit, np.array(log)
 
@@ -465,7 +513,7 @@ def turned(
     one: Lesson,
     number: int,  # decides turn, size and shaking
     seed: int,
-) -> tuple:       # centers (G,3), offsets (G,32,3) metres, kinds (G,8), known (G,5): colour, position; order (G,)
+) -> tuple:       # centers (G,3), offsets (G,32,3) metres, kinds (G,8), known (G,6): flawless, position; order (G,)
     "The cloud of a lesson, turned around the line of sight, and a random order of its groups."
     rng, centers = np.random.default_rng([seed, number, 2]), torch.from_numpy(one.centers)
     angle, flip, scale = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1]), float(rng.uniform(.9, 1.1))
@@ -475,7 +523,8 @@ def turned(
     offsets = torch.from_numpy(one.offsets.astype(np.float32)) / 1000 @ turn.T * scale + torch.from_numpy(shaking)
     middle = centers.mean(0)
     place = np.stack([one.pixel % 224, one.pixel // 224], 1).astype(np.float32) / 56 - 2      # -2 ... 2 over the photo
-    known = torch.cat([torch.from_numpy(one.colour.astype(np.float32)), torch.from_numpy(place) @ turn[:2, :2].T], 1)
+    flawless = torch.from_numpy(one.flawless[:, one.pixel // 1792, one.pixel % 224 // 8].T.astype(np.float32))  # 8 rows: 1792
+    known = torch.cat([flawless[:, :3] @ turn.T, flawless[:, 3:], torch.from_numpy(place) @ turn[:2, :2].T], 1)
     order, kinds = torch.from_numpy(rng.permutation(len(centers))), torch.from_numpy(one.group_kinds.astype(np.float32))
     return (centers - middle) @ turn.T * scale + middle, offsets, kinds, known, order
 
@@ -496,8 +545,8 @@ class PointHeads(nn.Module):
         self.decoder = nn.ModuleList([Block(dim, 4) for _ in range(2)])
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * points)
         self.kind = nn.ModuleList([nn.Linear(dim, len(KINDS)) for _ in range(4)])
-        self.colour, self.category = nn.Linear(dim, 3), nn.Linear(dim, len(CATEGORIES))
-        self.rehearsal = nn.ModuleList([Rehearsal(5 + len(CATEGORIES), dim) for _ in range(3)])
+        self.flawless, self.category = nn.Linear(dim, 4), nn.Linear(dim, len(NAMES))
+        self.rehearsal = nn.ModuleList([Rehearsal(6 + len(NAMES), dim) for _ in range(3)])
 
     def draw(self, seen, position):
         "Offsets of hidden groups: `seen` (B,v,dim) features, `position` (B,v+h,dim), hidden ones last -> (B,h,32,3)."
@@ -528,7 +577,7 @@ def point_batch(lessons: Sequence, numbers: Sequence, seed: int) -> tuple:
     centers, offsets, kinds, known = (torch.stack([cloud[j][:groups] for cloud in clouds]) for j in range(4))
     category = torch.tensor([one.category for one in chosen])[:, None].expand(-1, groups)
     order = torch.stack([cloud[4][cloud[4] < groups] for cloud in clouds])
-    known = torch.cat([known, F.one_hot(category, len(CATEGORIES)).float()], -1)
+    known = torch.cat([known, F.one_hot(category, len(NAMES)).float()], -1)
     return centers, offsets, kinds, known, category, order
 
 # %% ../../nbs/features/06_pretraining.ipynb #1f8e6311
@@ -544,7 +593,7 @@ def point_questions(heads: PointHeads, tokens: torch.Tensor, features: torch.Ten
         logits = head(known, x)
         warn = alarm(logits, bad, ok)
         total = total + weight * warn
-    flawless = 4 * F.smooth_l1_loss(heads.colour(taps[-1]), known[..., :3])
+    flawless = 4 * F.smooth_l1_loss(heads.flawless(taps[-1]), known[..., :4])
     flawless = flawless + .3 * F.cross_entropy(heads.category(taps[-1]).flatten(0, 1), category.flatten())
     return total + flawless, [of_kind.item(), flawless.item(), warn.item()], (logits.detach(), bad, ok)
 
@@ -619,7 +668,7 @@ class LessonPanel:
     "A category, a number of defects and a seed; the photo, and the kind of damage on every pixel."
     def __init__(self):
         import ipywidgets as W
-        self.category = W.Dropdown(options=CATEGORIES, description="category")
+        self.category = W.Dropdown(options=NAMES, description="category")
         self.defects = W.IntSlider(value=2, min=0, max=8, description="defects", continuous_update=False)
         self.seed = W.IntSlider(value=0, min=0, max=50, description="seed", continuous_update=False)
         self.photo, self.label = W.Image(width=480), W.Label()

@@ -1,5 +1,5 @@
 "Networks that guess the features of one sensor from those of another, and from words."
-from .crossmodal import (FeatureMapper, PatchPanel, TrainingItem, bfloat16_pays, check_features, choose_pixels, create_mappers, crossmodal_loss, distance_maps,
+from .crossmodal import (FeatureMapper, PatchPanel, TrainingItem, check_features, choose_pixels, create_mappers, crossmodal_loss, distance_maps,
                          disturb, feature_distance, load_mapper, map_pixels, masked_cosine_loss)
 from .contrastive import (AbnormalPrompts, LabelledItem, PromptText, anchors, contrastive_loss, create_prompt_modules, encode_prompts,
                           ensemble_sentences, labelled_item, prompt_loss, prompt_sentences, psi_maps, psi_text)
@@ -9,7 +9,7 @@ from .text_adaptor import (AnchorPanel, TextAdaptor, TopKExperts, category_words
                            sentence_vectors, text_loss, text_maps, total_loss)
 
 __all__ = ["FeatureMapper", "PatchPanel", "TrainingItem", "check_features", "choose_pixels", "create_mappers", "crossmodal_loss", "distance_maps",
-           "bfloat16_pays", "disturb", "feature_distance", "load_mapper", "map_pixels", "masked_cosine_loss",
+           "disturb", "feature_distance", "load_mapper", "map_pixels", "masked_cosine_loss",
            "AbnormalPrompts", "LabelledItem", "PromptText", "anchors", "contrastive_loss", "create_prompt_modules", "encode_prompts",
            "ensemble_sentences", "labelled_item", "prompt_loss", "prompt_sentences", "psi_maps", "psi_text",
            "greedy_coreset", "nearest", "random_projection", "reweight",

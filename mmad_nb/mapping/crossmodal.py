@@ -19,8 +19,8 @@ from ..features.zoo import read_checkpoint
 
 # %% auto #0
 __all__ = ['FeatureMapper', 'create_mappers', 'map_pixels', 'masked_cosine_loss', 'choose_pixels', 'TrainingItem',
-           'crossmodal_loss', 'check_features', 'feature_distance', 'distance_maps', 'bfloat16_pays', 'load_mapper',
-           'disturb', 'PatchPanel']
+           'crossmodal_loss', 'check_features', 'feature_distance', 'distance_maps', 'load_mapper', 'disturb',
+           'PatchPanel']
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #79e9eea8
 class FeatureMapper(nn.Module):
@@ -162,15 +162,6 @@ def distance_maps(
             guess = mapper.after_linear(asked.rows(some) @ first)
             maps[name][some] = feature_distance(guess.float(), (answered.rows(some) @ answer).float()).cpu()
     return {name: values.reshape(features.size) for name, values in maps.items()}
-
-# %% ../../nbs/mapping/01_crossmodal.ipynb #219d2f50
-def bfloat16_pays(
-    device: str = "cpu",  # where the products would be done
-) -> bool:
-    "Whether this hardware has instructions that multiply bfloat16; without them float32 is faster."
-    if device.startswith("cuda"): return torch.cuda.is_bf16_supported(including_emulation=False)
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if device == "cpu" else ()
-    return any(getattr(torch.cpu, question, bool)() for question in asked)  # an older torch cannot answer: no
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #44316d00
 def load_mapper(
