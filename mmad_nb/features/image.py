@@ -122,7 +122,7 @@ def place_network(
     dtype: torch.dtype,  # of its weights: float32, or bfloat16 for half the size
 ) -> torch.dtype:        # of its products
     "Move a frozen network. In bfloat16 it also multiplies where the hardware can; elsewhere it only stores."
-    network.to(device=device).eval()
+    network.to(device=device)
     if dtype != torch.bfloat16 or bfloat16_pays(str(device)):
         network.to(dtype)
         return dtype
@@ -164,7 +164,7 @@ class ImageEncoder(nn.Module):
             value = torch.tensor(statistics.get(which, standard)).view(3, 1, 1)
             self.register_buffer(which, value, persistent=False)
         self.model = model.requires_grad_(False)
-        self.to(device=pick_device(device))
+        self.to(device=pick_device(device)).eval()
         self.dtype = place_network(self.model, self.mean.device, dtype)
 
 # %% ../../nbs/features/01_image.ipynb #8f6da0c3

@@ -278,7 +278,7 @@ class PointEncoder(nn.Module):
         self.groups, self.group_size = groups or model.groups, group_size or model.group_size
         self.dim = len(model.taps) * model.norm.normalized_shape[0]
         self.model = model.requires_grad_(False)
-        place_network(self.model, pick_device(device), dtype)
+        place_network(self.eval().model, pick_device(device), dtype)
 
 # %% ../../nbs/features/02_points.ipynb #63074bbf
 def encode(self,
