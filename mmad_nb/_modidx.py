@@ -1541,6 +1541,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'mmad_nb/scoring/evaluator.py'),
                                            'mmad_nb.scoring.evaluator.evaluate_again': ( 'scoring/evaluator.html#evaluate_again',
                                                                                          'mmad_nb/scoring/evaluator.py'),
+                                           'mmad_nb.scoring.evaluator.first_of_ties': ( 'scoring/evaluator.html#first_of_ties',
+                                                                                        'mmad_nb/scoring/evaluator.py'),
                                            'mmad_nb.scoring.evaluator.flag': ( 'scoring/evaluator.html#flag',
                                                                                'mmad_nb/scoring/evaluator.py'),
                                            'mmad_nb.scoring.evaluator.fused': ( 'scoring/evaluator.html#fused',

@@ -83,12 +83,29 @@ def test_counts_by_buckets_equal_the_loop(kind, dtype):
         rng = np.random.default_rng(seed)
         scores = KINDS[kind](rng, rng.integers(2, 400)).astype(dtype)
         normal = rng.random(len(scores)) < rng.choice([.1, .7, .98])
-        ranked, lowest = scores[~normal], float(scores.min())
+        ranked, lowest = np.sort(scores[~normal])[::-1].copy(), float(scores.min())
         for count in (4, 37, 1 << 12):
             buckets = choose_buckets(torch.from_numpy(scores), lowest, count)
             got = count_by_buckets(torch.from_numpy(scores), torch.from_numpy(normal), ranked, buckets, 1 + seed % 3)
             assert [list(c) for c in got] == count_by_loop(ranked, scores[normal]), (seed, count)
             assert all(np.asarray(c).dtype == np.int64 for c in got)
+
+
+def test_only_fused_maps_are_sorted_where_they_lie(monkeypatch):
+    "The user's maps come back as they were, however the counts are made."
+    from mmad_nb.scoring import evaluator
+    rng = np.random.default_rng(0)
+    maps, masks = rng.random((6, 32, 32), np.float32), rng.random((6, 32, 32)) < .1
+    expected = evaluate(maps, masks)
+    for pays in True, False:
+        monkeypatch.setattr(evaluator, "sorting_pays", lambda: pays)
+        given, judge = maps.copy(), Evaluator(masks)
+        parts = {"a": torch.from_numpy(given), "b": torch.from_numpy(given)}
+        fuse = lambda parts, w: torch.lerp(parts["a"], parts["b"], w)
+        for mode in "exact", "legacy-100", "exact":
+            same(judge.evaluate(given, mode=mode), evaluate(given, masks, mode=mode))
+            same(judge.evaluate(parts, fuse=fuse, w=.5, mode=mode), evaluate(given, masks, mode=mode))
+        assert np.array_equal(given, maps) and judge.evaluate(given) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)

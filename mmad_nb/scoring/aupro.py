@@ -64,9 +64,10 @@ def bar_area(
     limit: float,    # L in (0,1]
 ) -> np.ndarray:     # (M,) area of each unit-height bar, in [0, L]
     "The area g(a, b) that each defective pixel adds under the PRO curve up to `limit`."
-    full = limit - (a + b) / 2
-    ramp = np.clip(limit - a, 0, None) ** 2 / (2 * np.maximum(b - a, 1e-300))      # 1e-300: no 0/0 where a = b
-    return np.where(b <= limit, full, np.where(a < limit, ramp, 0.0))
+    area, cut = limit - (a + b) / 2, b > limit                                  # cut: L lies on the ramp or before it
+    part = np.clip(limit - a[cut], 0, None)
+    area[cut] = part ** 2 / (2 * np.maximum(b[cut] - a[cut], 1e-300))             # 1e-300: no 0/0 where a = b
+    return area
 
 # %% ../../nbs/scoring/01_aupro.ipynb #11f077ad
 def region_weights(

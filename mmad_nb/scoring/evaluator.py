@@ -23,8 +23,8 @@ from .evaluate import (LIMITS, Metrics, image_labels, image_metrics, image_score
 
 # %% auto #0
 __all__ = ['two_sensors', 'Buckets', 'choose_buckets', 'count_few', 'tally', 'flag', 'one_core_threads', 'share_out',
-           'count_sorted', 'count_by_buckets', 'Evaluator', 'per_block', 'fused', 'last_of_ties', 'sorting_pays',
-           'count', 'as_float', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
+           'last_of_ties', 'first_of_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'per_block', 'fused',
+           'sorting_pays', 'count', 'as_float', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a19d7e00
 def two_sensors(
@@ -91,16 +91,17 @@ def choose_buckets(
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #8f070029
 def count_few(
-    ranked: np.ndarray,   # (M,) scores of defective pixels
-    few: np.ndarray,      # scores of some normal ones, in any order
+    ranked: np.ndarray,   # (M,) scores of defective pixels, fastest from high to low
+    few: np.ndarray,      # some other scores, rising
 ) -> tuple[np.ndarray, np.ndarray]:   # (M,) int64 each: how many of the few are > and >=; as `count_outranking`
-    "The counts by sorting, with a second look only at ties."
-    few = np.sort(few)
+    "The counts by searching, with a second search only for scores that tie with several others."
     right = np.searchsorted(few, ranked[::-1], side="right")[::-1]      # rising: each search begins near the last
     left = right.copy()
     if len(few):
         tied = np.flatnonzero(few[right - 1] == ranked)
-        left[tied] = np.searchsorted(few, ranked[tied], side="left")
+        left[tied] -= 1
+        often = tied[few[left[tied] - 1] == ranked[tied]]
+        left[often] = np.searchsorted(few, ranked[often], side="left")
     return len(few) - right, len(few) - left
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #208fe836
@@ -121,7 +122,7 @@ def tally(
         inside += torch.bincount(number, minlength=buckets.count)
         wanted = flagged.index_select(0, number) & normal[first:first + block]
         opened.append(np.compress(wanted.numpy(), some.numpy()))
-    return inside, *count_few(ranked, np.concatenate(opened))
+    return inside, *count_few(ranked, np.sort(np.concatenate(opened)))
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #b230afeb
 def flag(
@@ -162,16 +163,34 @@ def share_out(
     "Like `map`, on several cores."
     return [work(item) for item in items] if threads == 1 else list(one_core_threads(threads).map(work, items))
 
+# %% ../../nbs/scoring/04_evaluator.ipynb #7db83276
+def last_of_ties(
+    ranked: np.ndarray,     # (M,) scores from high to low
+) -> np.ndarray:            # (M,) int: how many are at least as high as each
+    "Position of the last score that equals each one, counted from 1."
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], len(ranked) > 0)) + 1
+    return np.repeat(ends, np.diff(ends, prepend=0))
+
+
+def first_of_ties(
+    ranked: np.ndarray,     # (M,) scores from high to low
+) -> np.ndarray:            # (M,) int: how many are higher than each
+    "Position of the first score that equals each one, counted from 0."
+    return len(ranked) - last_of_ties(ranked[::-1])[::-1]
+
 # %% ../../nbs/scoring/04_evaluator.ipynb #c5237b68
 def count_sorted(
     ranked: np.ndarray,   # (M,) scores of defective pixels, from high to low for speed
     scores: np.ndarray,   # (P,) some scores
     pause=lambda: None,   # called before each piece
+    keep: bool = True,    # leave `scores` as they are; else they come back in another order
 ) -> tuple[np.ndarray, np.ndarray]:   # (M,) int64 each: how many of the scores are > and >=
     "The counts by sorting a piece at a time; pieces are large enough for M searches in each to cost little."
-    higher, at_least, size = np.zeros(len(ranked), int), np.zeros(len(ranked), int), max(1 << 21, 16 * len(ranked))
+    higher, at_least, size = np.zeros(len(ranked), int), np.zeros(len(ranked), int), max(1 << 22, 16 * len(ranked))
     for piece in np.array_split(scores, len(scores) // size + 1):
         pause()
+        if keep: piece = piece.copy()
+        piece.sort()
         more, as_many = count_few(ranked, piece)
         higher += more
         at_least += as_many
@@ -181,18 +200,20 @@ def count_sorted(
 def count_by_buckets(
     scores: torch.Tensor,    # (P,) all scores, without NaN
     normal: torch.Tensor,    # (P,) bool: not defective
-    ranked: np.ndarray,      # (M,) scores of the defective pixels
+    ranked: np.ndarray,      # (M,) scores of the defective pixels, from high to low
     buckets: Buckets | None, # None: sort
     threads: int = 1,
     pause=lambda: None,      # called every few milliseconds
+    keep: bool = True,       # leave `scores` as they are; else they may come back in another order
 ) -> tuple[np.ndarray, np.ndarray]:   # (M,) int64 each: normal scores that are > and >=; as `count_outranking`
     "How many normal scores outrank each defective one, on all cores, and without sorting them where that pays."
     step = -(-len(scores) // threads)                                     # -(-a // b): divide and round up
     halves = [slice(first, first + step) for first in range(0, len(scores), step)]
     flagged = None if buckets is None else flag(ranked, buckets)
     if buckets is None or flagged[buckets.number(scores[::len(scores) // 8192 | 1]).long()].float().mean() > .3:
-        everywhere = share_out(lambda part: count_sorted(ranked, scores[part].numpy(), pause), halves, threads)
-        return tuple(sum(counts) - own for *counts, own in zip(*everywhere, count_few(ranked, ranked)))
+        everywhere = share_out(lambda part: count_sorted(ranked, scores[part].numpy(), pause, keep), halves, threads)
+        higher, at_least = (sum(counts) for counts in zip(*everywhere))
+        return higher - first_of_ties(ranked), at_least - last_of_ties(ranked)
     work = lambda part: tally(scores[part], normal[part], ranked, buckets, flagged, pause)
     inside, higher, at_least = (sum(counts) for counts in zip(*share_out(work, halves, threads)))
     own = buckets.number(torch.from_numpy(ranked))
@@ -262,14 +283,6 @@ def fused(self,
 
 Evaluator.fused = fused
 
-# %% ../../nbs/scoring/04_evaluator.ipynb #7db83276
-def last_of_ties(
-    ranked: np.ndarray,     # (M,) scores from high to low
-) -> np.ndarray:            # (M,) int: how many are at least as high as each
-    "Position of the last score that equals each one, counted from 1."
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], len(ranked) > 0)) + 1
-    return np.repeat(ends, np.diff(ends, prepend=0))
-
 # %% ../../nbs/scoring/04_evaluator.ipynb #8fee435d
 @lru_cache(maxsize=None)
 def sorting_pays() -> bool:
@@ -284,6 +297,7 @@ def sorting_pays() -> bool:
 
 def count(self,
     scores: torch.Tensor,   # (P,) scores of all pixels
+    keep: bool = True,      # leave them as they are; else they may come back in another order
 ) -> tuple:                 # found, higher, at_least, w as in `pixel_metrics`, by falling score
     "What all pixel metrics are made of."
     bad = as_numpy(scores[torch.from_numpy(self.places).to(scores.device)])
@@ -293,7 +307,7 @@ def count(self,
     if scores.device.type != "cpu": counts = count_outranking(ranked, scores[self.normal.to(scores.device)])
     else:
         buckets = None if sorting_pays() else choose_buckets(scores, scores.min().item(), size)
-        counts = count_by_buckets(scores, self.normal, ranked, buckets, self.threads, self.pause)
+        counts = count_by_buckets(scores, self.normal, ranked, buckets, self.threads, self.pause, keep)
     return last_of_ties(ranked), *counts, self.region_weights[order]
 
 
@@ -327,8 +341,9 @@ def evaluate_again(self,
     if top.isnan().any():
         raise DataError("maps", f"NaN in {int(top.isnan().sum())} of them", "numbers", "Find out where they arise.")
     scores = as_numpy(top) if scores is None else per_image(scores) if callable(scores) else scores
+    counts = self.count(maps.flatten(), keep=fuse is None or mode != "exact")   # the room for fused maps is ours
     metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(maps)), self.labels),
-                      **pixel_metrics(*self.count(maps.flatten()), self.normals, self.limits))
+                      **pixel_metrics(*counts, self.normals, self.limits))
     if mode == "exact": return metrics
     return Metrics(metrics, **dict(zip(list(metrics)[4:], aupro(maps, self.masks, self.limits, mode))))
 
