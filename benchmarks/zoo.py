@@ -2,6 +2,7 @@
 
     python benchmarks/zoo.py                    # about fifteen minutes on two cores
     python benchmarks/zoo.py --seeds 1          # one seed of the mappers: quicker, and noisier
+    python benchmarks/zoo.py --train 40         # more good captures to learn from
 
 One detector for all eight sample categories, which no encoder has seen; the captures are forged for this purpose from a
 seed that nothing else uses. Only the mappers' seed changes from run to run. Ends with the encoding speed of `tiny_vit`
@@ -50,9 +51,9 @@ def scores(encoders, train, test, seed: int, cache) -> dict:
     return found
 
 
-def compare(categories, seeds: int, kinds=("random", "trained")) -> dict:
+def compare(categories, seeds: int, each: int, kinds=("random", "trained")) -> dict:
     "Prints a table for each kind of weights; returns {kind: mean of every metric}."
-    train, test = captures(categories, train=10, good=8, bad=1, seed=20261121)
+    train, test = captures(categories, train=each, good=8, bad=1, seed=20261121)
     print(f"{len(categories)} categories, {len(train)} good captures to learn from, {len(test)} to test on, {seeds} seeds",
           flush=True)
     means = {}
@@ -64,10 +65,10 @@ def compare(categories, seeds: int, kinds=("random", "trained")) -> dict:
         print(f"\n{kind:22s}" + "".join(f"{name:>13s}" for name in METRICS))
         for category in categories:
             print(f"  {category:20s}" + "".join(f"{v:13.3f}" for v in np.mean([run[category] for run in runs], 0)))
-        each = np.array([np.mean(list(run.values()), 0) for run in runs])     # (seeds, metrics)
-        means[kind] = each.mean(0)
+        means_of_runs = np.array([np.mean(list(run.values()), 0) for run in runs])     # (seeds, metrics)
+        means[kind] = means_of_runs.mean(0)
         print(f"  {'mean':20s}" + "".join(f"{v:13.3f}" for v in means[kind]))
-        spread = [f"{low:.3f}-{high:.3f}" for low, high in zip(each.min(0), each.max(0))]
+        spread = [f"{low:.3f}-{high:.3f}" for low, high in zip(means_of_runs.min(0), means_of_runs.max(0))]
         print(f"  {'seeds, from - to':20s}" + "".join(f"{text:>13s}" for text in spread), flush=True)
     return means
 
@@ -89,6 +90,7 @@ def speed(repeats: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train", type=int, default=10, help="good captures of each category to learn from")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--family", default="sample", help="categories: sample, or held-out (auxiliary, not learned from)")
     options = parser.parse_args()
@@ -97,7 +99,7 @@ def main() -> None:
     else:
         from mmad_nb.features.pretraining import HELD_OUT
         categories = list(HELD_OUT)
-    means = compare(categories, options.seeds)
+    means = compare(categories, options.seeds, options.train)
     ratio = speed(options.repeats)
     image, _, aupro = means["trained"]
     goal("zoo-image-auroc", 100 * image, wanted=93, unit=" %")

@@ -115,6 +115,30 @@ def test_shipped_files(name):
     assert not set(re.findall(r"\w+", run["categories"])) & {*list_categories("sample"), *P.HELD_OUT}
 
 
+def test_all_twelve_blocks_were_trained():
+    "Pruning and taps mean something: every block moves the features."
+    encoder = create_encoder("tiny_vit", device="cpu")
+    photo = torch.from_numpy(forge_sample("gear", "dent", seed=5, size=112).rgb)[None]
+    maps = encoder.encode(photo, range(12))
+    moved = [1 - F.cosine_similarity(a, b, dim=1).mean().item() for a, b in zip(maps, maps[1:])]
+    assert min(moved) > 1e-3, moved
+
+
+def test_objects_without_a_name():
+    grid = np.meshgrid(*[np.linspace(-60, 60, 90)] * 2)
+    objects = [P.anything(*grid, seed) for seed in range(40)]
+    again = P.anything(*grid, 7)
+    assert np.array_equal(again.height, objects[7].height) and np.array_equal(again.color, objects[7].color)
+    for one in objects:
+        assert one.height.dtype == one.color.dtype == np.float32 and np.isfinite(one.height).all()
+        assert 0 <= one.height.min() and 5 < one.height.max() < 50 and one.color.min() >= 0 and one.color.max() <= 1
+        assert .02 < (one.height > 0).mean() < .8
+    means = np.array([o.color[:, o.height > 0].mean(1) for o in objects])
+    assert (means.std(0) > .1).all()                                  # of all colours
+    finer = P.anything(*np.meshgrid(*[np.linspace(-60, 60, 179)] * 2), 7)   # the grid does not change the object
+    assert np.abs(finer.height[::2, ::2] - again.height).max() < 1e-2
+
+
 def test_packaged_weights_fit_in_the_wheel():
     assert sum(os.path.getsize(path) for path in PACKAGED.iterdir()) < 40e6
 
@@ -149,9 +173,9 @@ def share_of_groups(sample):
     return torch.from_numpy(cloud.labels[P.knn(centers, points, 32)[1].numpy()].mean(1))
 
 
-@pytest.mark.parametrize("name, defects, gain", [("tiny_point_mae", ("dent", "bump", "crack"), .06),
-                                                 ("tiny_vit", ("contamination", "scratch", "stain"), -.02)])
+@pytest.mark.parametrize("name, defects, gain", [("tiny_point_mae", ("dent", "bump", "crack"), .1),
+                                                 ("tiny_vit", ("contamination", "scratch", "stain"), .04)])
 def test_on_unseen_categories_trained_weights_are_worth_something(name, defects, gain):
     categories = ("banana", "cookie", "gear")
     trained, random = separation(None, name, categories, defects), separation("random", name, categories, defects)
-    assert trained > max(.84, random + gain)                          # measured .88 and .76 (points), .88 and .88 (photos)
+    assert trained > max(.9, random + gain)                          # measured .93 and .76 (points), .97 and .88 (photos)
