@@ -22,7 +22,7 @@ def power(
 ) -> torch.Tensor:        # (...)
     "`maps` to the power of `exponent`."
     if isinstance(exponent, torch.Tensor) or maps.requires_grad or exponent == 0: return maps.pow(exponent)
-    return maps if exponent == 1 else maps.log().mul_(exponent).exp_()
+    return maps if exponent == 1 else maps.clamp(min=1e-18).log_().mul_(exponent).exp_().mul_(maps > 0)
 
 # %% ../../nbs/scoring/02_fusion.ipynb #0998a28c
 RULES = ("mul", "add", "max", "single")
