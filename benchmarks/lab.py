@@ -35,16 +35,16 @@ def main() -> None:
     detector.fit([sample for sample in test if not sample.anomalous][:8])
     lab = AblationLab(detector, test)
     lab.curve.sweep.result(120)                                        # it runs in the background; not part of a move
-    for name, values in (("rule", ("add", "mul")), ("alpha", np.linspace(.1, .9, options.moves))):
-        control, seconds = lab.controls[name], []
-        for value in values:
+    for rule in ("add", "mul"):
+        lab.controls["rule"].value, seconds = rule, []
+        for alpha in np.linspace(.1, .9, options.moves):
             lab.curve.sweep.result(120)
             start = time.perf_counter()
-            control.value = value
+            lab.controls["alpha"].value = alpha
             seconds.append(time.perf_counter() - start)
-        print(f"{len(test)} samples, {name}: median {1e3 * np.median(seconds):.0f} ms of {len(seconds)} moves,",
+        print(f"{len(test)} samples, rule {rule}: median {1e3 * np.median(seconds):.0f} ms of {len(seconds)} moves,",
               f"{1e3 * min(seconds):.0f} to {1e3 * max(seconds):.0f} ms")
-    goal("lab-move", 1e3 * np.median(seconds), wanted=60, unit=" ms, less is better")
+        goal(f"lab-move-{rule}", 1e3 * np.median(seconds), wanted=60, unit=" ms (less is better)")
 
 
 if __name__ == "__main__":

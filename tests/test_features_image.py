@@ -156,6 +156,8 @@ def test_two_byte_weights_are_multiplied_only_where_the_hardware_can(photo, pays
     assert torch.equal(again.encode(photo[:1, :, :64, :64])[0], exact) is not pays
     monkeypatch.setattr(image, "bfloat16_pays", lambda device: not pays)
     elsewhere = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
+    moved = ImageEncoder("tiny_vit", half.model, "", device="cpu", dtype=torch.bfloat16)     # as to a GPU that can, or back
+    assert F.cosine_similarity(moved.encode(photo[:1, :, :64, :64])[0], exact, dim=1).min() > .99
     assert again.fingerprint == half.fingerprint == elsewhere.fingerprint                    # the weights', not the hardware's
 
 

@@ -123,11 +123,12 @@ def place_network(
 ) -> torch.dtype:        # of its products
     "Move a frozen network. In bfloat16 it also multiplies where the hardware can; elsewhere it only stores."
     network.to(device=device)
-    if dtype != torch.bfloat16 or bfloat16_pays(str(device)):
+    ruled = any(isinstance(part, Widen) for part in network.modules())            # placed before, and stays so
+    if dtype != torch.bfloat16 or (bfloat16_pays(str(device)) and not ruled):
         network.to(dtype)
         return dtype
     for values in network.parameters(): values.data = values.data.to(dtype)
-    if not any(isinstance(part, Widen) for part in network.modules()):             # not done before
+    if not ruled:
         for layer in list(network.modules()):
             for name, _ in list(layer.named_parameters(recurse=False)):
                 parametrize.register_parametrization(layer, name, Widen(), unsafe=True)  # "unsafe": the type changes
