@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import warnings
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterable
@@ -186,7 +187,8 @@ def png_bytes(
     "The `picture` as a PNG file in memory, for `ipywidgets.Image`."
     from PIL import Image
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
+    # no search for repetitions: photos and maps have hardly any, so it costs time and makes the file no smaller
+    Image.fromarray(picture).save(file, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
     return file.getvalue()
 
 # %% ../../nbs/core/01_runtime.ipynb #f688fa20

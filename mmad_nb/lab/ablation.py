@@ -261,7 +261,8 @@ class SweepCurve:
         self.figure = go.FigureWidget(layout=layout)
         self.figure.add_scatter(mode="lines", line_color=LINES[0], connectgaps=True)
         self.figure.add_scatter(mode="markers", marker=dict(color=LINES[1], size=11, symbol="diamond"))
-        self.sweep, self.box = None, W.VBox([self.metric, self.weight, self.figure] if weights else [])
+        self.sweep, self.drawn = None, None
+        self.box = W.VBox([self.metric, self.weight, self.figure] if weights else [])
 
 # %% ../../nbs/lab/02_ablation.ipynb #12d45893
 def find(self, weights: dict):
@@ -295,9 +296,12 @@ def draw(self, now=False):
     "Send the curve to the picture, as far as it is known: every tenth position and the last ones, or at once."
     if self.sweep is None: return
     known = sum(m is not None for m in self.sweep.metrics)
+    state = self.sweep, self.metric.value, known
+    if state == self.drawn: return                     # a move along the curve leaves the curve as it is
     if known and (now or known % 10 == 0 or known == len(self.sweep.values)):
         with self.figure.batch_update():
             self.figure.data[0].x, self.figure.data[0].y = self.sweep.values, self.sweep.curve(self.metric.value)
+        self.drawn = state
 
 
 SweepCurve.find, SweepCurve.show, SweepCurve.draw = find, show_position, draw
@@ -350,7 +354,7 @@ def _controls(self):
 def _pictures(self):
     "Make the widgets that show things."
     import ipywidgets as W
-    self.image = W.Image(format="png", layout=W.Layout(width="560px", height="280px"))
+    self.photo, self.image = (W.Image(format="png", layout=W.Layout(width="280px", height="280px")) for _ in range(2))
     self.parts = W.Image(format="png", layout=W.Layout(width=f"{186 * len(self.part_limits)}px", height="186px"))
     self.bar, self.table, self.message, self.kept = W.HTML(), W.HTML(), W.HTML(), W.HTML()
     self.code = W.Textarea(rows=2, layout=W.Layout(width="920px"), description="as code")
@@ -374,7 +378,7 @@ def _arrange(self):
     wrap = W.Layout(flex_flow="row wrap")
     for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color")): part.add_class(f"mmad-{name}")
     parts = W.HTML("components: " + ", ".join(map(escape, self.part_limits)))
-    left = W.VBox([self.image, self.bar, parts, self.parts])
+    left = W.VBox([W.HBox([self.photo, self.image]), self.bar, parts, self.parts])
     origin = W.HTML(escape(getattr(self.components, "provenance", "")))
     self.box = W.VBox([
         W.HBox([self.sample, self.button, self.keep, self.save], layout=wrap), weights,
@@ -425,6 +429,8 @@ AblationLab._follow, AblationLab._guarded, AblationLab.move = _follow, _guarded,
 def show_sample(self):
     "Everything that belongs to the chosen sample."
     i = self.sample.value
+    photo = marked(self.samples[i].rgb.transpose(1, 2, 0), self.samples[i].mask)
+    self.photo.value = png_bytes((photo * 255).astype(np.uint8))
     self.show_map()
     self.show_cloud()
     parts = {name: self.components[name][i] for name in self.components}
@@ -433,10 +439,9 @@ def show_sample(self):
 
 
 def show_map(self):
-    "The photo, and the fused map over it."
+    "The fused map over the photo in grey."
     sample, score = self.samples[self.sample.value], self.result.maps[self.sample.value].numpy()
-    photo = (marked(sample.rgb.transpose(1, 2, 0), sample.mask) * 255).astype(np.uint8)
-    self.image.value = png_bytes(np.hstack([photo, overlay(sample.rgb, score, self.limits, mask=sample.mask)]))
+    self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=sample.mask))
     self.bar.value = f"<div style='margin-left:280px'>{color_bar(self.limits)}</div>"   # under the map
 
 
