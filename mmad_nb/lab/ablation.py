@@ -442,7 +442,7 @@ def show_map(self):
     "The fused map over the photo in grey."
     sample, score = self.samples[self.sample.value], self.result.maps[self.sample.value].numpy()
     self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=sample.mask))
-    self.bar.value = f"<div style='margin-left:280px'>{color_bar(self.limits)}</div>"   # under the map
+    self.bar.value = f"<div style='margin-left:284px'>{color_bar(self.limits)}</div>"   # under the map
 
 
 def show_cloud(self):
