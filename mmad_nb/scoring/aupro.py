@@ -64,9 +64,9 @@ def bar_area(
     limit: float,    # L in (0,1]
 ) -> np.ndarray:     # (M,) area of each unit-height bar, in [0, L]
     "The area g(a, b) that each defective pixel adds under the PRO curve up to `limit`."
-    area, cut = limit - (a + b) / 2, b > limit                                  # cut: L lies on the ramp or before it
-    part = np.clip(limit - a[cut], 0, None)
-    area[cut] = part ** 2 / (2 * np.maximum(b[cut] - a[cut], 1e-300))             # 1e-300: no 0/0 where a = b
+    area = np.clip(limit - (a + b) / 2, 0, None)
+    ramp = np.flatnonzero((a < limit) & (limit < b))                # here L cuts the ramp, and what is left is a triangle
+    area[ramp] = (limit - a[ramp]) ** 2 / (2 * (b[ramp] - a[ramp]))
     return area
 
 # %% ../../nbs/scoring/01_aupro.ipynb #11f077ad

@@ -23,8 +23,8 @@ from .evaluate import (LIMITS, Metrics, image_labels, image_metrics, image_score
 
 # %% auto #0
 __all__ = ['two_sensors', 'Buckets', 'choose_buckets', 'count_few', 'tally', 'flag', 'one_core_threads', 'share_out',
-           'last_of_ties', 'first_of_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'per_block', 'fused',
-           'sorting_pays', 'count', 'as_float', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
+           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'per_block', 'fused', 'sorting_pays', 'count',
+           'as_float', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a19d7e00
 def two_sensors(
@@ -164,19 +164,13 @@ def share_out(
     return [work(item) for item in items] if threads == 1 else list(one_core_threads(threads).map(work, items))
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #7db83276
-def last_of_ties(
+def count_ties(
     ranked: np.ndarray,     # (M,) scores from high to low
-) -> np.ndarray:            # (M,) int: how many are at least as high as each
-    "Position of the last score that equals each one, counted from 1."
+) -> tuple[np.ndarray, np.ndarray]:   # (M,) int64 each: how many of these scores are > and >= each one
+    "The same two counts among the defective scores themselves, from where each group of equal ones begins and ends."
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], len(ranked) > 0)) + 1
-    return np.repeat(ends, np.diff(ends, prepend=0))
-
-
-def first_of_ties(
-    ranked: np.ndarray,     # (M,) scores from high to low
-) -> np.ndarray:            # (M,) int: how many are higher than each
-    "Position of the first score that equals each one, counted from 0."
-    return len(ranked) - last_of_ties(ranked[::-1])[::-1]
+    sizes = np.diff(ends, prepend=0)
+    return np.repeat(ends - sizes, sizes), np.repeat(ends, sizes)
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #c5237b68
 def count_sorted(
@@ -186,7 +180,7 @@ def count_sorted(
     keep: bool = True,    # leave `scores` as they are; else they come back in another order
 ) -> tuple[np.ndarray, np.ndarray]:   # (M,) int64 each: how many of the scores are > and >=
     "The counts by sorting a piece at a time; pieces are large enough for M searches in each to cost little."
-    higher, at_least, size = np.zeros(len(ranked), int), np.zeros(len(ranked), int), max(1 << 22, 16 * len(ranked))
+    higher, at_least, size = np.zeros(len(ranked), int), np.zeros(len(ranked), int), max(1 << 22, 64 * len(ranked))
     for piece in np.array_split(scores, len(scores) // size + 1):
         pause()
         if keep: piece = piece.copy()
@@ -212,8 +206,7 @@ def count_by_buckets(
     flagged = None if buckets is None else flag(ranked, buckets)
     if buckets is None or flagged[buckets.number(scores[::len(scores) // 8192 | 1]).long()].float().mean() > .3:
         everywhere = share_out(lambda part: count_sorted(ranked, scores[part].numpy(), pause, keep), halves, threads)
-        higher, at_least = (sum(counts) for counts in zip(*everywhere))
-        return higher - first_of_ties(ranked), at_least - last_of_ties(ranked)
+        return tuple(sum(counts) - own for counts, own in zip(zip(*everywhere), count_ties(ranked)))
     work = lambda part: tally(scores[part], normal[part], ranked, buckets, flagged, pause)
     inside, higher, at_least = (sum(counts) for counts in zip(*share_out(work, halves, threads)))
     own = buckets.number(torch.from_numpy(ranked))
@@ -250,7 +243,7 @@ def per_block(self,
 ) -> list:          # its results in order
     "Do `work` for a few images at a time on all cores; on a GPU for all of them at once."
     whole = len(self.masks)
-    size = max(1, 400_000 // max(1, self.masks[0].size)) if torch.device(device).type == "cpu" else whole
+    size = max(1, 700_000 // max(1, self.masks[0].size)) if torch.device(device).type == "cpu" else whole
 
     def one(images):
         self.pause()
@@ -267,7 +260,8 @@ def fused(self,
     components,     # mapping from names to (N,H,W) tensors; a dict, or such that components[2:5] is three of the images
     fuse,           # function of components and weights: (N,H,W); each image on its own
     weights: dict,  # for `fuse`
-) -> torch.Tensor:  # (N,H,W); valid until the next call
+    look=lambda maps: None,   # function of some of the fused maps, called while they are still in the processor's cache
+) -> tuple:         # (N,H,W) tensor, valid until the next call; list of what `look` said, in order
     "The maps that these weights give."
     part = lambda images: ({name: maps[images] for name, maps in components.items()} if isinstance(components, dict)
                            else components[images])
@@ -275,10 +269,11 @@ def fused(self,
     if self.maps is None or (self.maps.dtype, self.maps.device) != (first.dtype, first.device):
         self.maps = torch.empty((len(self.masks), *first.shape[1:]), dtype=first.dtype, device=first.device)
 
-    def work(images): self.maps[images] = fuse(part(images), **weights)
+    def work(images):
+        self.maps[images] = fuse(part(images), **weights)
+        return look(self.maps[images])
 
-    self.per_block(work, first.device)
-    return self.maps
+    return self.maps, self.per_block(work, first.device)
 
 
 Evaluator.fused = fused
@@ -308,7 +303,7 @@ def count(self,
     else:
         buckets = None if sorting_pays() else choose_buckets(scores, scores.min().item(), size)
         counts = count_by_buckets(scores, self.normal, ranked, buckets, self.threads, self.pause, keep)
-    return last_of_ties(ranked), *counts, self.region_weights[order]
+    return count_ties(ranked)[1], *counts, self.region_weights[order]
 
 
 Evaluator.count = count
@@ -332,15 +327,16 @@ def evaluate_again(self,
     **weights,        # for `fuse`
 ) -> Metrics:         # as `evaluate`
     "All metrics of these maps, or of what these weights make of the components."
-    maps = as_float(maps) if fuse is None else self.fused(maps, fuse, weights)
+    look = lambda some: (some.flatten(1).amax(1), scores(some) if callable(scores) else None)
+    maps, seen = (as_float(maps), None) if fuse is None else self.fused(maps, fuse, weights, look)
     if tuple(maps.shape) != self.masks.shape:
         raise DataError("maps", f"shape {tuple(maps.shape)}", f"{self.masks.shape}, that of the masks",
                         "Resize one of them.")
-    per_image = lambda work: torch.cat(self.per_block(lambda images: work(maps[images]), maps.device))
-    top = per_image(lambda some: some.flatten(1).amax(1))
+    top, own = zip(*(seen or self.per_block(lambda images: look(maps[images]), maps.device)))
+    top = torch.cat(top)
     if top.isnan().any():
         raise DataError("maps", f"NaN in {int(top.isnan().sum())} of them", "numbers", "Find out where they arise.")
-    scores = as_numpy(top) if scores is None else per_image(scores) if callable(scores) else scores
+    scores = as_numpy(top) if scores is None else torch.cat(own) if callable(scores) else scores
     counts = self.count(maps.flatten(), keep=fuse is None or mode != "exact")   # the room for fused maps is ours
     metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(maps)), self.labels),
                       **pixel_metrics(*counts, self.normals, self.limits))
