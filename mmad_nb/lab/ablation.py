@@ -48,9 +48,9 @@ def ablate(
     **weights,             # fusion weights by name; those left out keep their default
 ) -> Ablation:
     "Fuse `components` with these `weights`; no network runs."
-    maps, scores = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
+    maps, (scores,) = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
     evaluator.maps = None  # the room they stand in is theirs now; to make a new one is cheaper than to copy
-    return Ablation(weights, maps.detach().cpu(), torch.cat(scores).detach().cpu(), evaluator)
+    return Ablation(weights, maps.detach().cpu(), scores.float().cpu(), evaluator)
 
 # %% ../../nbs/lab/02_ablation.ipynb #72d0fdc1
 def metric_label(

@@ -23,8 +23,8 @@ from .evaluate import (LIMITS, Metrics, image_labels, image_metrics, image_score
 
 # %% auto #0
 __all__ = ['two_sensors', 'Buckets', 'choose_buckets', 'count_few', 'tally', 'flag', 'one_core_threads', 'share_out',
-           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'per_block', 'fused', 'sorting_pays', 'count',
-           'as_float', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
+           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'per_block', 'fused',
+           'sorting_pays', 'count', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a19d7e00
 def two_sensors(
@@ -236,6 +236,16 @@ class Evaluator:
         self.maps = None                                           # room for fused maps, used again and again
         self.threads, self.pause = min(torch.get_num_threads(), 8), lambda: None
 
+# %% ../../nbs/scoring/04_evaluator.ipynb #7906585b
+def as_float(
+    maps,             # numpy or torch
+) -> torch.Tensor:    # on the same device, float32 or float64
+    "Maps as a tensor of 32 or 64 bits, which holds any score of fewer bits exactly."
+    if not isinstance(maps, torch.Tensor): maps = torch.from_numpy(np.require(maps, requirements=["C", "W"]))
+    maps = maps.detach()
+    if maps.dtype in (torch.float32, torch.float64): return maps.contiguous()
+    return maps.to(torch.float32 if maps.element_size() < 4 else torch.float64)
+
 # %% ../../nbs/scoring/04_evaluator.ipynb #3284ede7
 def per_block(self,
     work,           # function of a slice of images
@@ -260,20 +270,26 @@ def fused(self,
     components,     # mapping from names to (N,H,W) tensors; a dict, or such that components[2:5] is three of the images
     fuse,           # function of components and weights: (N,H,W); each image on its own
     weights: dict,  # for `fuse`
-    look=lambda maps: None,   # function of some of the fused maps, called while they are still in the processor's cache
-) -> tuple:         # (N,H,W) tensor, valid until the next call; list of what `look` said, in order
-    "The maps that these weights give."
+    *scores,        # K functions of (B,H,W) maps that give (B,), called while the maps are in the processor's cache
+) -> tuple:         # (N,H,W) tensor, valid until the next call; (K,N) float64 tensor
+    "The maps that these weights give, and their scores."
     part = lambda images: ({name: maps[images] for name, maps in components.items()} if isinstance(components, dict)
                            else components[images])
-    first = fuse(part(slice(0, 1)), **weights)                     # tells the type and the device
+    first = as_float(fuse(part(slice(0, 1)), **weights))            # tells the size, the type and the device
+    found = len(next(iter(components.values()))), *first.shape[1:]
+    if found != self.masks.shape:
+        raise DataError("maps", f"shape {found}", f"{self.masks.shape}, that of the masks", "Resize one of them.")
     if self.maps is None or (self.maps.dtype, self.maps.device) != (first.dtype, first.device):
-        self.maps = torch.empty((len(self.masks), *first.shape[1:]), dtype=first.dtype, device=first.device)
+        self.maps = torch.empty(found, dtype=first.dtype, device=first.device)
+    numbers = torch.empty((len(scores), len(self.masks)), dtype=torch.float64, device=first.device)
 
     def work(images):
-        self.maps[images] = fuse(part(images), **weights)
-        return look(self.maps[images])
+        some = as_float(fuse(part(images), **weights))
+        self.maps[images] = some
+        for row, score in zip(numbers, scores): row[images] = score(some)
 
-    return self.maps, self.per_block(work, first.device)
+    self.per_block(work, first.device)
+    return self.maps, numbers
 
 
 Evaluator.fused = fused
@@ -291,8 +307,7 @@ def sorting_pays() -> bool:
 
 
 def count(self,
-    scores: torch.Tensor,   # (P,) scores of all pixels
-    keep: bool = True,      # leave them as they are; else they may come back in another order
+    scores: torch.Tensor,   # (P,) scores of all pixels; they may come back in another order
 ) -> tuple:                 # found, higher, at_least, w as in `pixel_metrics`, by falling score
     "What all pixel metrics are made of."
     bad = as_numpy(scores[torch.from_numpy(self.places).to(scores.device)])
@@ -302,21 +317,11 @@ def count(self,
     if scores.device.type != "cpu": counts = count_outranking(ranked, scores[self.normal.to(scores.device)])
     else:
         buckets = None if sorting_pays() else choose_buckets(scores, scores.min().item(), size)
-        counts = count_by_buckets(scores, self.normal, ranked, buckets, self.threads, self.pause, keep)
+        counts = count_by_buckets(scores, self.normal, ranked, buckets, self.threads, self.pause, keep=False)
     return count_ties(ranked)[1], *counts, self.region_weights[order]
 
 
 Evaluator.count = count
-
-# %% ../../nbs/scoring/04_evaluator.ipynb #7906585b
-def as_float(
-    maps,             # numpy or torch
-) -> torch.Tensor:    # on the same device, float32 or float64
-    "Maps as a tensor of 32 or 64 bits, which holds any score of fewer bits exactly."
-    if not isinstance(maps, torch.Tensor): maps = torch.from_numpy(np.require(maps, requirements=["C", "W"]))
-    maps = maps.detach()
-    if maps.dtype in (torch.float32, torch.float64): return maps.contiguous()
-    return maps.to(torch.float32 if maps.element_size() < 4 else torch.float64)
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #6138fe13
 def evaluate_again(self,
@@ -327,21 +332,17 @@ def evaluate_again(self,
     **weights,        # for `fuse`
 ) -> Metrics:         # as `evaluate`
     "All metrics of these maps, or of what these weights make of the components."
-    look = lambda some: (some.flatten(1).amax(1), scores(some) if callable(scores) else None)
-    maps, seen = (as_float(maps), None) if fuse is None else self.fused(maps, fuse, weights, look)
-    if tuple(maps.shape) != self.masks.shape:
-        raise DataError("maps", f"shape {tuple(maps.shape)}", f"{self.masks.shape}, that of the masks",
-                        "Resize one of them.")
-    top, own = zip(*(seen or self.per_block(lambda images: look(maps[images]), maps.device)))
-    top = torch.cat(top)
-    if top.isnan().any():
-        raise DataError("maps", f"NaN in {int(top.isnan().sum())} of them", "numbers", "Find out where they arise.")
-    scores = as_numpy(top) if scores is None else torch.cat(own) if callable(scores) else scores
-    counts = self.count(maps.flatten(), keep=fuse is None or mode != "exact")   # the room for fused maps is ours
-    metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(maps)), self.labels),
+    if fuse is None: maps, fuse = {"maps": as_float(maps)}, lambda parts: parts["maps"]     # nothing to fuse
+    highest = lambda some: some.flatten(1).amax(1)
+    fused, numbers = self.fused(maps, fuse, weights, highest, *[scores] * callable(scores))
+    if numbers[0].isnan().any():
+        raise DataError("maps", f"NaN in {int(numbers[0].isnan().sum())} of them", "numbers", "Find out where they arise.")
+    if scores is None or callable(scores): scores = numbers[-1]
+    other = [] if mode == "exact" else aupro(fused, self.masks, self.limits, mode)
+    counts = self.count(fused.flatten())                            # from here on the fused scores are in another order
+    metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(fused)), self.labels),
                       **pixel_metrics(*counts, self.normals, self.limits))
-    if mode == "exact": return metrics
-    return Metrics(metrics, **dict(zip(list(metrics)[4:], aupro(maps, self.masks, self.limits, mode))))
+    return Metrics(metrics, **dict(zip(list(metrics)[4:], other)))
 
 
 Evaluator.evaluate = evaluate_again
