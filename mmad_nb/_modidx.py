@@ -1549,6 +1549,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'mmad_nb/scoring/evaluator.py'),
                                            'mmad_nb.scoring.evaluator.one_core_threads': ( 'scoring/evaluator.html#one_core_threads',
                                                                                            'mmad_nb/scoring/evaluator.py'),
+                                           'mmad_nb.scoring.evaluator.one_each': ( 'scoring/evaluator.html#one_each',
+                                                                                   'mmad_nb/scoring/evaluator.py'),
                                            'mmad_nb.scoring.evaluator.per_block': ( 'scoring/evaluator.html#per_block',
                                                                                     'mmad_nb/scoring/evaluator.py'),
                                            'mmad_nb.scoring.evaluator.share_out': ( 'scoring/evaluator.html#share_out',

@@ -151,14 +151,39 @@ def test_the_curve_is_the_metric_at_every_position(lab):
 
 def test_an_error_in_the_background_is_shown(lab):
     fuse = lab.detector.fuse
-    lab.detector.fuse = lambda parts, alpha=0.5, rule="add": 1 / 0 if alpha == 1 else fuse(parts, alpha, rule)
+    lab.detector.fuse = lambda parts, alpha=0.5, rule="add": 1 / 0 if alpha == 0 else fuse(parts, alpha, rule)
     lab.set(rule="max")
-    assert isinstance(lab.curve.sweep.future.exception(60), ZeroDivisionError)
-    with pytest.raises(ZeroDivisionError): lab.curve.draw(now=True)
+    assert isinstance(lab.curve.sweep.future.exception(60), ZeroDivisionError)   # at its first position
+    with pytest.raises(ZeroDivisionError): lab.set(alpha=0.6)
+    assert "ZeroDivisionError" in lab.message.value
     del lab.detector.fuse
-    lab.set(rule="max")                                          # a sweep that failed is started anew
+    lab.set(alpha=0.7)                                           # a sweep that failed is started anew
     lab.curve.sweep.result(60)
     assert lab.message.value == ""
+
+
+def test_no_curve_of_another_setting_is_left_standing(lab):
+    lab.curve.sweep.result(60)
+    lab.curve.draw(now=True)
+    assert np.isfinite(lab.curve.figure.data[0].y).all()
+    with lab.curve.turns:                                        # the background waits, so nothing is known yet
+        lab.controls["rule"].value = "max"
+        assert np.isnan(lab.curve.figure.data[0].y).all()
+
+
+def test_sweeps_that_are_not_looked_at_are_given_up():
+    class Three(Fake): weights = (Fake.weights[0], Weight("rule", "rule", "add", meaning="how", choices=("add", "max", "mul")))
+    lab = AblationLab(Three(), SAMPLES)
+    lab.curve.sweep.result(60)
+    first = lab.curve.sweep
+    with lab.curve.turns:                                        # the background waits
+        lab.controls["rule"].value = "max"
+        second = lab.curve.sweep
+        lab.controls["rule"].value = "add"
+        assert lab.curve.sweep is first and not second.stopped.is_set()
+        lab.controls["rule"].value = "mul"
+        assert second.stopped.is_set() and lab.curve.sweep not in (first, second)
+    lab.curve.sweep.result(60)
 
 
 def test_a_detector_with_choices_alone_has_no_curve():

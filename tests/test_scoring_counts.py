@@ -342,3 +342,45 @@ def test_sweep_stops_and_tells_errors():
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 101, 128])
 def test_each_position_once(count):
     assert sorted(coarse_to_fine(count)) == list(range(count))
+
+
+def many(count, seed=0):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, 224, 224), bool)
+    masks[::2, 40:60, 40:60] = True
+    return (rng.random(masks.shape) + masks).astype(np.float32), masks
+
+
+def test_maps_come_back_as_they_were():
+    maps, masks = many(15)
+    judge, parts = Evaluator(masks), {"maps": torch.from_numpy(maps)}
+    held, _ = judge.fused(parts, lambda parts: parts["maps"], {})
+    first = judge.evaluate(held)
+    assert judge.evaluate(held) == first == judge.evaluate(maps) and np.array_equal(held, maps)
+    judge.evaluate(maps[::-1].copy())
+    assert np.array_equal(held, maps)
+
+
+def test_two_threads_may_ask_one_evaluator():
+    from concurrent.futures import ThreadPoolExecutor
+    sets = [many(15, seed)[0] for seed in range(4)]
+    judge = Evaluator(many(15)[1])
+    alone = [judge.evaluate(maps) for maps in sets]
+    with ThreadPoolExecutor(4) as pool: together = list(pool.map(judge.evaluate, sets * 6))
+    assert together == alone * 6
+
+
+def test_inference_mode_changes_nothing():
+    maps, masks = many(15)
+    judge = Evaluator(masks)
+    with torch.inference_mode(): inside = judge.evaluate(torch.from_numpy(maps) + 0)
+    assert judge.evaluate(maps) == inside
+
+
+def test_a_function_of_scores_gives_one_for_each_map():
+    maps, masks = many(15)
+    judge = Evaluator(masks)
+    for wrong in (lambda some: some.max(), lambda some: some.max().reshape(1), lambda some: some[0]):
+        with pytest.raises(DataError, match="one for each map"): judge.evaluate(maps, scores=wrong)
+    grows = lambda some: some.amax((1, 2)) * torch.ones((), requires_grad=True)
+    assert judge.evaluate(maps, scores=grows) == judge.evaluate(maps, scores=lambda some: some.numpy().max((1, 2)))

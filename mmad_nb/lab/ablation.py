@@ -49,8 +49,7 @@ def ablate(
 ) -> Ablation:
     "Fuse `components` with these `weights`; no network runs."
     maps, (scores,) = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
-    evaluator.maps = None  # the room they stand in is theirs now; to make a new one is cheaper than to copy
-    return Ablation(weights, maps.detach().cpu(), scores.float().cpu(), evaluator)
+    return Ablation(weights, maps.cpu(), scores.float().cpu(), evaluator)
 
 # %% ../../nbs/lab/02_ablation.ipynb #72d0fdc1
 def metric_label(
@@ -270,11 +269,13 @@ def find(self, weights: dict):
     name = self.weight.value
     others = {k: v for k, v in weights.items() if k != name}
     key = name, *others.items()
-    failed = key in self.known and self.known[key].future.done() and self.known[key].future.exception()
-    if key not in self.known or failed:
-        if self.sweep is not None and not self.sweep.future.done():
-            self.sweep.stop()
-            self.known = {k: sweep for k, sweep in self.known.items() if sweep is not self.sweep}
+    if key in self.known and self.known[key].future.done() and self.known[key].future.exception():
+        self.known.pop(key).future.result()            # raises what the background raised; the next move tries again
+    if key not in self.known:
+        for other, sweep in list(self.known.items()):
+            if not sweep.future.done():
+                sweep.stop()
+                del self.known[other]
         values = np.linspace(self.numeric[name].low, self.numeric[name].high, 101)
         self.known[key] = Sweep(self.evaluator, self.components, self.detector.fuse, name, values, self.turns,
                                 self.detector.image_scores, tell=self.draw, **others)
@@ -298,8 +299,8 @@ def draw(self, now=False):
     known = sum(m is not None for m in self.sweep.metrics)
     state = self.sweep, self.metric.value, known
     if state == self.drawn: return                     # a move along the curve leaves the curve as it is
-    if known and (now or known % 10 == 0 or known == len(self.sweep.values)):
-        with self.figure.batch_update():
+    if now or known % 10 == 0 or known == len(self.sweep.values):
+        with self.figure.batch_update():               # what is not known yet is NaN and leaves a gap
             self.figure.data[0].x, self.figure.data[0].y = self.sweep.values, self.sweep.curve(self.metric.value)
         self.drawn = state
 

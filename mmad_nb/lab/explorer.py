@@ -167,10 +167,9 @@ class Side:
     def settle(self):
         "Fuse, if the weights are not those of last time."
         if self.now is not None and self.now.weights == self.weights: return
-        maps, (scores,) = self.truth.evaluator.fused(self.components, self.detector.fuse, self.weights,   # on all cores
+        maps, (scores,) = self.truth.evaluator.fused(self.components, self.detector.fuse, self.weights,
                                                      self.detector.image_scores)
-        maps = maps.detach().cpu().clone()                                # a copy: the evaluator's room is used again
-        self.now = Setting(self.weights, maps, scores.float().cpu(), self.truth)
+        self.now = Setting(self.weights, maps.cpu(), scores.float().cpu(), self.truth)
 
     def __str__(self):
         return ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights)

@@ -23,7 +23,7 @@ from .evaluate import (LIMITS, Metrics, image_labels, image_metrics, image_score
 
 # %% auto #0
 __all__ = ['two_sensors', 'Buckets', 'choose_buckets', 'count_few', 'tally', 'flag', 'one_core_threads', 'share_out',
-           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'per_block', 'fused',
+           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'per_block', 'one_each', 'fused',
            'sorting_pays', 'count', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a19d7e00
@@ -31,7 +31,7 @@ def two_sensors(
     count: int = 40,     # captures; every second one has two defects
     size: int = 64,      # pixels along each side
     seed: int = 0,       # noise and places
-    stain: float = 4.0,  # how far a stain lifts the photo's scores, in standard deviations of the noise
+    stain: float = 4.0,  # how far a stain lifts the photo's scores on average, in standard deviations of the noise
     dent: float = 3.0,   # the same for a dent and the geometry
 ) -> tuple[dict, np.ndarray]:   # {"rgb", "xyz"}: (N,H,W) float32 tensors, >= 0; (N,H,W) bool
     "Maps of a pretend photo and a pretend geometry, and where the defects are."
@@ -54,7 +54,7 @@ def two_sensors(
 class Buckets:
     "Numbered drawers for scores: a higher score never lies in a lower one."
     low: float    # from here distances are measured
-    first: int    # bits of the distance at which bucket 1 begins, about
+    first: int    # bits of the distance at which bucket 0 begins to be divided off: bucket 1 begins one span later
     shift: int    # a bucket spans 2 ** shift of these whole numbers
     count: int    # how many buckets there are
     solid: bool   # `low` is the lowest score of all, and bucket 0 holds nothing but scores that equal it
@@ -197,7 +197,7 @@ def count_by_buckets(
     ranked: np.ndarray,      # (M,) scores of the defective pixels, from high to low
     buckets: Buckets | None, # None: sort
     threads: int = 1,
-    pause=lambda: None,      # called every few milliseconds
+    pause=lambda: None,      # called before each piece, some 20 milliseconds long at most
     keep: bool = True,       # leave `scores` as they are; else they may come back in another order
 ) -> tuple[np.ndarray, np.ndarray]:   # (M,) int64 each: normal scores that are > and >=; as `count_outranking`
     "How many normal scores outrank each defective one, on all cores, and without sorting them where that pays."
@@ -233,7 +233,7 @@ class Evaluator:
         self.region_weights = region_weights(self.masks)
         self.normal = torch.from_numpy(~self.masks).flatten()
         self.normals = len(self.normal) - len(self.places)         # how many they are
-        self.maps = None                                           # room for fused maps, used again and again
+        self.spare = {}                                            # "room": memory for fused maps, unless in use
         self.threads, self.pause = min(torch.get_num_threads(), 8), lambda: None
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #7906585b
@@ -266,12 +266,25 @@ def per_block(self,
 Evaluator.per_block = per_block
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a80c55fa
+def one_each(
+    values,         # of a function that scores maps, numpy or torch
+    count: int,     # how many maps it was given
+) -> torch.Tensor:  # (count,)
+    "Checked: one number for each map."
+    values = torch.as_tensor(values).detach()
+    if values.shape != (count,):
+        raise DataError("scores", f"shape {tuple(values.shape)}", f"({count},), one for each map that was given",
+                        "Reduce over rows and columns only.")
+    return values
+
+
 def fused(self,
     components,     # mapping from names to (N,H,W) tensors; a dict, or such that components[2:5] is three of the images
     fuse,           # function of components and weights: (N,H,W); each image on its own
     weights: dict,  # for `fuse`
-    *scores,        # K functions of (B,H,W) maps that give (B,), called while the maps are in the processor's cache
-) -> tuple:         # (N,H,W) tensor, valid until the next call; (K,N) float64 tensor
+    *scores,        # K functions of (B,H,W) maps that give (B,), each image on its own
+    room=None,      # (N,H,W) tensor to write into, if its type and device fit; else a new one is made
+) -> tuple:         # (N,H,W) tensor; (K,N) float64 tensor
     "The maps that these weights give, and their scores."
     part = lambda images: ({name: maps[images] for name, maps in components.items()} if isinstance(components, dict)
                            else components[images])
@@ -279,17 +292,17 @@ def fused(self,
     found = len(next(iter(components.values()))), *first.shape[1:]
     if found != self.masks.shape:
         raise DataError("maps", f"shape {found}", f"{self.masks.shape}, that of the masks", "Resize one of them.")
-    if self.maps is None or (self.maps.dtype, self.maps.device) != (first.dtype, first.device):
-        self.maps = torch.empty(found, dtype=first.dtype, device=first.device)
-    numbers = torch.empty((len(scores), len(self.masks)), dtype=torch.float64, device=first.device)
+    with torch.inference_mode(False):                               # or other threads might not write into them
+        if room is None or (room.dtype, room.device) != (first.dtype, first.device):
+            room = torch.empty(found, dtype=first.dtype, device=first.device)
+        numbers = torch.empty((len(scores), found[0]), dtype=torch.float64, device=first.device)
 
     def work(images):
-        some = as_float(fuse(part(images), **weights))
-        self.maps[images] = some
-        for row, score in zip(numbers, scores): row[images] = score(some)
+        some = room[images].copy_(as_float(fuse(part(images), **weights)))
+        for row, score in zip(numbers, scores): row[images] = one_each(score(some), len(some))
 
     self.per_block(work, first.device)
-    return self.maps, numbers
+    return room, numbers
 
 
 Evaluator.fused = fused
@@ -334,12 +347,15 @@ def evaluate_again(self,
     "All metrics of these maps, or of what these weights make of the components."
     if fuse is None: maps, fuse = {"maps": as_float(maps)}, lambda parts: parts["maps"]     # nothing to fuse
     highest = lambda some: some.flatten(1).amax(1)
-    fused, numbers = self.fused(maps, fuse, weights, highest, *[scores] * callable(scores))
+    # The room of the last call is taken out while it is in use, so that two threads never write into the same one.
+    fused, numbers = self.fused(maps, fuse, weights, highest, *[scores] * callable(scores),
+                                room=self.spare.pop("room", None))
     if numbers[0].isnan().any():
         raise DataError("maps", f"NaN in {int(numbers[0].isnan().sum())} of them", "numbers", "Find out where they arise.")
     if scores is None or callable(scores): scores = numbers[-1]
     other = [] if mode == "exact" else aupro(fused, self.masks, self.limits, mode)
     counts = self.count(fused.flatten())                            # from here on the fused scores are in another order
+    self.spare["room"] = fused
     metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(fused)), self.labels),
                       **pixel_metrics(*counts, self.normals, self.limits))
     return Metrics(metrics, **dict(zip(list(metrics)[4:], other)))

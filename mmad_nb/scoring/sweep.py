@@ -60,7 +60,7 @@ def gently(
 ) -> Evaluator:      # another one that shares all that was prepared
     "The same for work in the background: on one core, with a call of `pause` before each piece of work."
     other = copy.copy(evaluator)
-    other.threads, other.pause, other.maps = 1, pause, None
+    other.threads, other.pause = 1, pause
     return other
 
 
@@ -174,7 +174,8 @@ def refresh(self, change=None):
 
 def draw(self):
     "Send the curves to the picture, as far as they are known; every tenth position and the last ones."
-    known = sum(m is not None for m in self.sweep.metrics) if hasattr(self, "sweep") else 0
+    if not hasattr(self, "sweep"): return               # the first position may be there before the sweep has its name
+    known = sum(m is not None for m in self.sweep.metrics)
     if known % 10 and known < len(self.sweep.values): return
     with self.figure.batch_update():
         for trace, name in zip(self.figure.data, self.names):
