@@ -54,7 +54,7 @@ def two_sensors(
 class Buckets:
     "Numbered drawers for scores: a higher score never lies in a lower one."
     low: float    # from here distances are measured
-    first: int    # bits of the distance at which bucket 0 begins to be divided off: bucket 1 begins one span later
+    first: int    # bits of the distance from which spans are counted; all that lies nearer shares the first span
     shift: int    # a bucket spans 2 ** shift of these whole numbers
     count: int    # how many buckets there are
     solid: bool   # `low` is the lowest score of all, and bucket 0 holds nothing but scores that equal it
@@ -197,7 +197,7 @@ def count_by_buckets(
     ranked: np.ndarray,      # (M,) scores of the defective pixels, from high to low
     buckets: Buckets | None, # None: sort
     threads: int = 1,
-    pause=lambda: None,      # called before each piece, some 20 milliseconds long at most
+    pause=lambda: None,      # called before each piece; of a hundred maps it is some 20 milliseconds long
     keep: bool = True,       # leave `scores` as they are; else they may come back in another order
 ) -> tuple[np.ndarray, np.ndarray]:   # (M,) int64 each: normal scores that are > and >=; as `count_outranking`
     "How many normal scores outrank each defective one, on all cores, and without sorting them where that pays."
