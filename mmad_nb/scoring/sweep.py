@@ -149,8 +149,9 @@ class SweepPanel:
         import plotly.graph_objects as go
         self.evaluator, self.components, self.fuse, self.names, self.turns = evaluator, components, fuse, names, Turns()
         self.alpha = W.FloatSlider(value=.5, min=0, max=1, step=.01, description="α")
+        colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]          # told apart by everyone (Okabe and Ito)
         layout = dict(width=620, height=330, margin=dict(l=50, r=10, t=10, b=40), template="simple_white",
-                      xaxis=dict(title="α", range=[0, 1]), yaxis_range=[0, 1])
+                      xaxis=dict(title="α", range=[0, 1]), yaxis_range=[0, 1], colorway=colors)
         self.figure = go.FigureWidget(layout=layout)
         for name in names: self.figure.add_scatter(name=name, mode="lines", connectgaps=True)
         self.figure.add_scatter(name="now", mode="markers", marker=dict(color="black", size=9), showlegend=False)
