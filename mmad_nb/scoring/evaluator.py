@@ -265,7 +265,7 @@ def per_block(self,
 
 Evaluator.per_block = per_block
 
-# %% ../../nbs/scoring/04_evaluator.ipynb #a80c55fa
+# %% ../../nbs/scoring/04_evaluator.ipynb #7c3a92d4
 def one_each(
     values,         # of a function that scores maps, numpy or torch
     count: int,     # how many maps it was given
@@ -277,7 +277,7 @@ def one_each(
                         "Reduce over rows and columns only.")
     return values
 
-
+# %% ../../nbs/scoring/04_evaluator.ipynb #a80c55fa
 def fused(self,
     components,     # mapping from names to (N,H,W) tensors; a dict, or such that components[2:5] is three of the images
     fuse,           # function of components and weights: (N,H,W); each image on its own
