@@ -28,7 +28,8 @@ def make(folder: Path) -> None:
     import timm
     import torch
 
-    from mmad_nb.data import forge_sample, prepare
+    from mmad_nb.data import prepare
+    from mmad_nb.forge import forge_sample
     from mmad_nb.features.points import PointMAE
     from mmad_nb.mapping import create_mappers
     sample = prepare(forge_sample("bagel", "stain", seed=3, size=400), size=280)

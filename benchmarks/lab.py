@@ -12,8 +12,9 @@ import time
 import numpy as np
 from harness import goal
 
-from mmad_nb.data import forge_sample, list_categories, list_defects, prepare
-from mmad_nb.data.forge import plan
+from mmad_nb.data import prepare
+from mmad_nb.forge import forge_sample, list_categories, list_defects
+from mmad_nb.forge.forge import plan
 from mmad_nb.detectors import create_detector
 from mmad_nb.lab import AblationLab
 

@@ -35,8 +35,8 @@ ROWS = {
 def accuracy(options) -> None:
     from zoo import captures
 
-    from mmad_nb.data import list_categories
-    from mmad_nb.detectors.ablations import METRICS, study, study_table
+    from mmad_nb.forge import list_categories
+    from mmad_nb.experiments.ablations import METRICS, study, study_table
     warnings.simplefilter("ignore")
     train, test = captures(list_categories(options.family), train=10, good=8, bad=1, seed=20261121)
     print(f"{len(train)} good captures to learn from, {len(test)} to test on, {options.seeds} seeds", flush=True)
@@ -68,7 +68,7 @@ def detector_at_paper_size(kind: str, folder: Path):
     from mmad_nb.detectors import create_detector
     from mmad_nb.features.zoo import create_encoder
     from mmad_nb.mapping import create_geometry_mappers, create_mappers
-    from mmad_nb.mapping.contrastive import PromptText
+    from mmad_nb.prompts.states import PromptText
     encoders = (create_encoder("vit_base_patch8_224.dino", folder / "dino_vitbase8_pretrain.pth", "cpu"),
                 create_encoder("point_mae", folder / "pretrain.pth", "cpu"))
     sizes = dict(blocks=8, group_size=32) if kind == "text_guided-pruned" else dict(blocks=12, group_size=128)

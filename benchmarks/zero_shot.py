@@ -16,10 +16,10 @@ import torch
 from harness import goal
 from sklearn.metrics import roc_auc_score
 
-from mmad_nb.data import forge_sample, list_categories, list_defects
+from mmad_nb.forge import forge_sample, list_categories, list_defects
 from mmad_nb.features import create_encoder
 from mmad_nb.features.text import prompt_vectors, zero_shot, zero_shot_anomaly
-from mmad_nb.features.text_pretraining import looks_of, turn
+from mmad_nb.pretraining.text import looks_of, turn
 
 LOOKS = {"photo": "a photo of a {}", "depth": "a depth map of a {}", "shade": "a rendering of a {}"}
 DEEP = list_defects("geometry") + list_defects("both")

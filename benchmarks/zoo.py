@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from harness import goal
 
-from mmad_nb.data import forge_sample, list_categories, list_defects, prepare
-from mmad_nb.data.forge import plan
+from mmad_nb.data import prepare
+from mmad_nb.forge import forge_sample, list_categories, list_defects
+from mmad_nb.forge.forge import plan
 from mmad_nb.detectors import create_detector
 from mmad_nb.features.zoo import create_encoder, encoder_pair
 from mmad_nb.scoring import evaluate
@@ -97,7 +98,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if options.family == "sample": categories = list_categories("sample")
     else:
-        from mmad_nb.features.pretraining import HELD_OUT
+        from mmad_nb.pretraining.encoders import HELD_OUT
         categories = list(HELD_OUT)
     means = compare(categories, options.seeds, options.train)
     ratio = speed(options.repeats)

@@ -79,3 +79,36 @@ def test_notebook_is_fit_to_read(path):
     assert "widgets" not in notebook["metadata"], "saved widget state"
     assert head[0].startswith("# ") and head[1].startswith("> "), "first cell: a title and one sentence"
     assert len(ids) == len(set(ids)), "cell ids repeat"
+
+
+ROOMS = [r for r in "core data forge views features pretraining mapping prompts streams scoring detectors experiments lab exercises".split()
+         if any((ROOT / "nbs" / r).glob("*.ipynb"))]
+COURSE = [ROOT / "nbs/00_tour.ipynb", *(p for room in ROOMS for p in sorted((ROOT / "nbs" / room).glob("*.ipynb")) if p in NOTEBOOKS)]
+
+
+def sources(path):
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf8"))["cells"]]
+
+
+def test_every_notebook_is_on_the_road():
+    assert sorted(COURSE) == [p for p in NOTEBOOKS if p.name != "index.ipynb"], "a folder of notebooks that ROOMS does not name"
+    for room in ROOMS:
+        numbers = [p.name[:2] for p in COURSE if p.parent.name == room]
+        assert numbers == [f"{n:02}" for n in range(1, len(numbers) + 1)], f"{room}: the numbers are the reading order"
+
+
+@pytest.mark.parametrize("path", COURSE[1:], ids=lambda p: str(p.relative_to(ROOT / "nbs")))
+def test_drawing_of_the_house(path):
+    "The same drawing on every page; it names the rooms that exist and marks the one we stand in."
+    drawing = re.search(r"```\n(.+?)\n( *)\^ you are here\n```", sources(path)[0], re.S)
+    assert drawing, "first cell: the drawing of the rooms"
+    house = " -> ".join(f"[{r}: {path.stem[3:]}]" if r == path.parent.name else r for r in ROOMS)
+    assert drawing[1] == house
+    assert house.index("[") < len(drawing[2]) < house.index("]")
+
+
+@pytest.mark.parametrize("path, after", zip(COURSE, [*COURSE[1:], ROOT / "nbs/index.ipynb"]), ids=lambda p: p.stem)
+def test_next_leads_to_the_next_page(path, after):
+    link = re.search(r"\*\*Next:\*\* \[[^\]]+\]\(([^)]+)\)\.$", sources(path)[-1])
+    assert link, "the last cell ends with **Next:** [title](page)."
+    assert (path.parent / link[1]).resolve() == after

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mmad_nb.core.runtime import DataError, WeightsError
-from mmad_nb.data import forge_sample, list_categories, list_defects, prepare
+from mmad_nb.data import prepare
+from mmad_nb.forge import forge_sample, list_categories, list_defects
 from mmad_nb.features import create_encoder, find_weights, list_encoders
 from mmad_nb.features.text import (ClipEncoder, info_nce, is_torchscript, open_clip_network, prompt_vectors, read_torchscript, tiny_clip,
                                    value_attention, zero_shot, zero_shot_anomaly)

@@ -92,7 +92,7 @@ def test_override_gate_leaves_the_original_and_refuses_nonsense():
 
 
 def test_stands_in_for_the_crossmodal_mappers():
-    from mmad_nb.data import forge_sample
+    from mmad_nb.forge import forge_sample
     from mmad_nb.features.extract import extract
     from mmad_nb.features.zoo import encoder_pair
     from mmad_nb.data import prepare

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ["core", "data", "features", "mapping", "prompts", "streams", "scoring", "detectors", "lab"]
+ROOMS = ["core", "data", "forge", "views", "features", "pretraining", "mapping", "prompts", "streams", "scoring", "detectors", "experiments", "lab"]
 MODULES = sorted(p for p in (ROOT / "mmad_nb").rglob("*.py") if p.parent.name in ROOMS)
 
 
@@ -41,7 +41,8 @@ def test_import_brings_no_heavy_library():
 
 def test_promised_names():
     code = """
-from mmad_nb.data import AnomalyShapeNet, Cloud, Eyecandies, MVTec3D, Real3D, Sample, forge
+from mmad_nb.data import AnomalyShapeNet, Cloud, Eyecandies, MVTec3D, Real3D, Sample
+from mmad_nb.forge import forge
 from mmad_nb.detectors import create_detector, list_detectors, load_detector
 from mmad_nb.scoring import aupro, evaluate
 from mmad_nb.lab import AblationLab
@@ -77,7 +78,8 @@ def test_wheel_holds_samples_and_no_tests(site):
 def test_installed_package_works_from_another_folder(site, tmp_path):
     code = """
 import mmad_nb, numpy as np
-from mmad_nb.data import MVTec3D, sample_data
+from mmad_nb.data import MVTec3D
+from mmad_nb.forge import sample_data
 from mmad_nb.detectors import create_detector
 from mmad_nb.scoring import evaluate
 category = sorted(p.name for p in sample_data().iterdir() if p.is_dir())[0]

@@ -10,13 +10,13 @@ from functools import lru_cache
 import torch
 
 from ..core.runtime import DataError, unknown_name
-from ..data.synthetic import SyntheticTwins
+from ..forge.synthetic import SyntheticTwins
 from .base import Components, Weight, register
 from .cfm import CFM, CFM_WEIGHTS, GoodSamples
 from .per_category import Chosen, categories_of
 from ..features.extract import extract
 from ..features.zoo import create_encoder
-from ..mapping.contrastive import (MODES, SCORES, PromptText, anchors, create_prompt_modules, labelled_item,
+from ..prompts.states import (MODES, SCORES, PromptText, anchors, create_prompt_modules, labelled_item,
                                          prompt_loss, prompt_sentences, psi_maps)
 from ..mapping.crossmodal import check_features, create_mappers, crossmodal_loss, distance_maps
 from ..mapping.geometry_aware import create_geometry_mappers
