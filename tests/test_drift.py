@@ -107,7 +107,7 @@ def test_drawing_of_the_house(path):
     assert house.index("[") < len(drawing[2]) < house.index("]")
 
 
-@pytest.mark.parametrize("path, after", zip(COURSE, [*COURSE[1:], ROOT / "nbs/index.ipynb"]), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path, after", [*zip(COURSE, [*COURSE[1:], ROOT / "nbs/index.ipynb"])], ids=lambda p: p.stem)
 def test_next_leads_to_the_next_page(path, after):
     link = re.search(r"\*\*Next:\*\* \[[^\]]+\]\(([^)]+)\)\.$", sources(path)[-1])
     assert link, "the last cell ends with **Next:** [title](page)."

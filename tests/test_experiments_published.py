@@ -7,7 +7,7 @@ import torch
 from layouts import write_eyecandies, write_mvtec
 
 from mmad_nb.core.runtime import DataError
-from mmad_nb.detectors import tables
+from mmad_nb.experiments import published
 from mmad_nb.detectors.base import Components, Detector, register
 from mmad_nb.experiments.published import TABLES, columns, main, measured, render
 
@@ -89,4 +89,4 @@ def test_without_a_data_set_the_command_says_what_it_wants(capsys):
 
 def test_unknown_data_set(tmp_path):
     with pytest.raises(DataError, match="data set 'mvtek'"): measured("dark_spots", "mvtek", tmp_path, tmp_path)
-    assert set(tables.DATASETS) == {"mvtec", "eyecandies"}
+    assert set(published.DATASETS) == {"mvtec", "eyecandies"}

@@ -110,7 +110,7 @@ def test_unknown_names_write_nothing(tmp_path):
 
 
 def test_same_seed_same_sample_in_another_process():
-    code = "from mmad_nb.data import forge_sample as f; s = f('gear', 'crack', seed=7, size=64); print(s.rgb.sum(dtype=float), s.xyz.sum(dtype=float), s.mask.sum())"
+    code = "from mmad_nb.forge import forge_sample as f; s = f('gear', 'crack', seed=7, size=64); print(s.rgb.sum(dtype=float), s.xyz.sum(dtype=float), s.mask.sum())"
     s = forge_sample("gear", "crack", seed=7, size=64)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "5"})
     assert out.stdout.split() == [str(s.rgb.sum(dtype=float)), str(s.xyz.sum(dtype=float)), str(s.mask.sum())], out.stderr

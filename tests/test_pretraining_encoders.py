@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data import prepare
 from mmad_nb.forge import forge_sample, list_categories
-from mmad_nb.features import pretraining as P
+from mmad_nb.pretraining import encoders as P
 from mmad_nb.features.points import group_points
 from mmad_nb.features.zoo import PACKAGED, create_encoder
 

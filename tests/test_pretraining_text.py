@@ -5,7 +5,7 @@ import torch
 
 from mmad_nb.core.runtime import DataError
 from mmad_nb.forge import list_categories, list_defects
-from mmad_nb.features import text_pretraining as tp
+from mmad_nb.pretraining import text as tp
 
 TINY_PLAN = tp.Plan(8, (tp.Round(range(4), 1e-3, 4, 9, 16, (1, .5)),), 48, (tp.Round(range(4, 6), 3e-4, 4, 14, 16),))
 
