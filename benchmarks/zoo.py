@@ -98,7 +98,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if options.family == "sample": categories = list_categories("sample")
     else:
-        from mmad_nb.pretraining.encoders import HELD_OUT
+        from mmad_nb.pretraining.lessons import HELD_OUT
         categories = list(HELD_OUT)
     means = compare(categories, options.seeds, options.train)
     ratio = speed(options.repeats)

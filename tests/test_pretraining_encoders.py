@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data import prepare
 from mmad_nb.forge import forge_sample, list_categories
-from mmad_nb.pretraining import encoders as P
-from mmad_nb.features.points import group_points
+from mmad_nb.pretraining import encoders as P, lessons as L
+from mmad_nb.features.points import group_points, knn
 from mmad_nb.features.zoo import PACKAGED, create_encoder
 
 NAMES = ("tiny_vit", "tiny_point_mae")
@@ -26,7 +26,7 @@ def no_other_weights(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def lessons():
-    return P.forge_lessons(["peach", "brick"], 1)
+    return L.forge_lessons(["peach", "brick"], 1)
 
 
 def test_the_losses_by_hand():
@@ -46,12 +46,12 @@ def test_the_losses_by_hand():
 
 def test_sample_categories_are_refused():
     for name in list_categories("sample"):
-        with pytest.raises(DataError, match=f"{name}.*auxiliary"): P.forge_lessons([name], 1)
-    assert set(P.HELD_OUT) < set(P.CATEGORIES) and not set(P.CATEGORIES) & set(list_categories("sample"))
+        with pytest.raises(DataError, match=f"{name}.*auxiliary"): L.forge_lessons([name], 1)
+    assert set(L.HELD_OUT) < set(L.CATEGORIES) and not set(L.CATEGORIES) & set(list_categories("sample"))
 
 
 def test_lessons_depend_on_their_arguments_alone(lessons):
-    again = P.forge_lessons(["brick"], 1)
+    again = L.forge_lessons(["brick"], 1)
     for one, other in zip(lessons[3:], again):
         assert all(np.array_equal(getattr(one, f), getattr(other, f)) for f in vars(one))
     assert [one.kinds[1:].sum() > 0 for one in again] == [False, True, True]   # a twin and two damaged captures
@@ -113,7 +113,7 @@ def test_shipped_files(name):
     assert "Apache-2.0" in card and "auxiliary" in card and str(run["steps"]) in card
     stages = P.IMAGE_STAGES if name == "tiny_vit" else P.POINT_STAGES
     assert run["steps"] == sum(stage.steps for stage in stages)       # the curve is that of the recipe
-    assert not set(re.findall(r"\w+", run["categories"])) & {*list_categories("sample"), *P.HELD_OUT}
+    assert not set(re.findall(r"\w+", run["categories"])) & {*list_categories("sample"), *L.HELD_OUT}
 
 
 def test_all_twelve_blocks_were_trained():
@@ -127,8 +127,8 @@ def test_all_twelve_blocks_were_trained():
 
 def test_objects_without_a_name():
     grid = np.meshgrid(*[np.linspace(-60, 60, 90)] * 2)
-    objects = [P.anything(*grid, seed) for seed in range(40)]
-    again = P.anything(*grid, 7)
+    objects = [L.anything(*grid, seed) for seed in range(40)]
+    again = L.anything(*grid, 7)
     assert np.array_equal(again.height, objects[7].height) and np.array_equal(again.color, objects[7].color)
     for one in objects:
         assert one.height.dtype == one.color.dtype == np.float32 and np.isfinite(one.height).all()
@@ -136,7 +136,7 @@ def test_objects_without_a_name():
         assert .02 < (one.height > 0).mean() < .8
     means = np.array([o.color[:, o.height > 0].mean(1) for o in objects])
     assert (means.std(0) > .1).all()                                  # of all colours
-    finer = P.anything(*np.meshgrid(*[np.linspace(-60, 60, 179)] * 2), 7)   # the grid does not change the object
+    finer = L.anything(*np.meshgrid(*[np.linspace(-60, 60, 179)] * 2), 7)   # the grid does not change the object
     assert np.abs(finer.height[::2, ::2] - again.height).max() < 1e-2
 
 
@@ -153,8 +153,8 @@ def separation(kind, name, categories, defects):
         if name == "tiny_vit":
             maps = encoder.encode(torch.from_numpy(np.stack([s.rgb for s in good + bad])))[0]
             known, rows = maps[:3].permute(0, 2, 3, 1).flatten(0, 2), [m.flatten(1).T for m in maps[3:]]
-            labels = [torch.from_numpy(P.patch_means(s.mask[None].astype(np.float32))[0].ravel()) for s in bad]
-            used = [torch.from_numpy(P.patch_means(s.valid[None].astype(np.float32))[0].ravel()) > .9 for s in bad]
+            labels = [torch.from_numpy(L.patch_means(s.mask[None].astype(np.float32))[0].ravel()) for s in bad]
+            used = [torch.from_numpy(L.patch_means(s.valid[None].astype(np.float32))[0].ravel()) > .9 for s in bad]
         else:
             encoded = [encoder.encode(torch.from_numpy(s.cloud().points))[1] for s in good + bad]
             known, rows = torch.cat(encoded[:3]), encoded[3:]
@@ -171,7 +171,7 @@ def share_of_groups(sample):
     cloud = sample.cloud()
     points = torch.from_numpy(cloud.points)
     centers, _ = group_points(points, 384, 32)
-    return torch.from_numpy(cloud.labels[P.knn(centers, points, 32)[1].numpy()].mean(1))
+    return torch.from_numpy(cloud.labels[knn(centers, points, 32)[1].numpy()].mean(1))
 
 
 @pytest.mark.parametrize("name, defects, gain", [("tiny_point_mae", ("dent", "bump", "crack"), .1),

@@ -5,219 +5,27 @@
 # %% ../../nbs/pretraining/02_encoders.ipynb #31599762
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import nn
 
-from ..core.runtime import DataError, png_bytes, progress, written_beside
+from ..core.runtime import written_beside
 from ..core.training import train
-from ..forge.camera import draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
-from ..forge.defects import add_defect, defect_mask, list_defects
-from ..forge.forge import on_table
-from ..data.prepare import prepare, resize_nearest
-from ..data.sample import Sample
-from ..forge.shapes import (Surface, build_surface, dome, dots, inside_box, inside_disc, list_categories, mix, noise, plate,
-                                 ramp, rough, steel)
 from ..features.image import IMAGENET_MEAN, IMAGENET_STD, tiny_vit
-from ..features.normals import surface_normals
-from ..features.points import Block, group_points, knn, tiny_point_mae
+from ..features.points import Block, tiny_point_mae
+from .lessons import KINDS, NAMES, Lesson
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'HELD_OUT', 'ANYTHING', 'NAMES', 'KINDS', 'STREAM', 'TAPS', 'IMAGE_STAGES', 'POINT_STAGES', 'allowed',
-           'outline', 'ribs', 'anything', 'damaged', 'captured', 'Lesson', 'patch_means', 'flawless_patches', 'lesson',
-           'forge_lessons', 'balanced', 'Rehearsal', 'alarm', 'waves', 'fresh_vit', 'flipped', 'relit', 'window',
-           'choose', 'Batch', 'image_batch', 'ImageHeads', 'window_tokens', 'image_questions', 'ordered', 'image_loss',
-           'Stage', 'run_stages', 'pretrain_image', 'chamfer', 'fresh_points', 'turned', 'pick', 'PointHeads',
-           'reconstruction', 'point_batch', 'point_questions', 'point_loss', 'pretrain_points', 'save_half', 'novelty',
-           'LessonPanel']
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #25bbcd3d
-CATEGORIES = tuple(list_categories("auxiliary"))
-HELD_OUT = ("banana", "button")         # auxiliary too, but kept apart: to judge the recipe on
-ANYTHING = "anything"                   # no category at all: a new object each time
-NAMES = (*CATEGORIES, ANYTHING)
-KINDS = ("good", *list_defects())       # numbers of the classes
-
-
-def allowed(
-    categories: Sequence[str],  # to learn from
-) -> tuple:
-    "`categories`, or an error if one of them is used for samples and tests."
-    for name in categories:
-        if name not in NAMES:
-            raise DataError("pre-training", f"category {name!r}", f"some of {', '.join(NAMES)}",
-                            "Encoders learn on auxiliary categories alone, or tests show what they know by heart.")
-    return tuple(categories)
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #27d28665
-def outline(
-    x: np.ndarray,  # (H,W) mm, the object's frame
-    y: np.ndarray,  # (H,W) mm
-    rng: np.random.Generator,
-) -> np.ndarray:    # (H,W) mm inside the edge, negative outside
-    "A lump, a box, a cog or a cross, often with holes."
-    radius, angle, r = rng.uniform(34, 50), np.arctan2(y, x), np.hypot(x, y * rng.uniform(1, 1.8))
-    arm = lambda: rng.uniform(16, 34)
-    shape = rng.integers(4)
-    if shape == 0: inside = radius - r * (1 + rng.uniform(0, .12) * noise(x, y, rng.uniform(12, 40), rng))
-    elif shape == 1: inside = inside_box(x, y, 2 * radius, rng.uniform(30, 90), rng.uniform(2, 15))
-    elif shape == 2: inside = radius + rng.uniform(1, 8) * np.tanh(rng.uniform(.5, 4) * np.cos(rng.integers(3, 20) * angle)) - r
-    else: inside = np.maximum(inside_box(x + rng.uniform(-20, 20), y, arm(), 2 * radius, 3),
-                              inside_box(x, y + rng.uniform(-20, 20), 2 * radius, arm(), 3))
-    for _ in range(rng.choice([0, 0, 1, 2, 3])):
-        inside = np.minimum(inside, -inside_disc(x, y, rng.uniform(3, 14), *rng.uniform(-30, 30, 2)))
-    return inside
-
-
-def ribs(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    "Straight or round ridges and steps, (H,W) mm high."
-    angle = rng.uniform(0, np.pi)
-    along = np.hypot(x, y) if rng.random() < .4 else np.cos(angle) * x + np.sin(angle) * y
-    wave = np.cos(2 * np.pi * along / rng.uniform(4, 60) + rng.uniform(0, 6))
-    return rng.uniform(.3, 2.5) * ramp(-.3, .3, wave - rng.uniform(-.8, .8))
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #104dfc18
-def anything(
-    x: np.ndarray,  # (H,W) mm, the object's frame
-    y: np.ndarray,  # (H,W) mm
-    seed: int,      # which object
-) -> Surface:
-    "An object that nobody has seen before."
-    x, y, rng = x.astype(np.float32), y.astype(np.float32), np.random.default_rng([seed, 8])
-    inside = outline(x, y, rng)
-    cushion = (.3 + .7 * dome(1 - inside / max(inside.max(), 1))) * (inside > 0)
-    height = rng.uniform(10, 30) * (cushion if rng.random() < .5 else plate(inside, 1, rng.uniform(1, 8)))
-    for _ in range(rng.integers(3)): height = height + ribs(x, y, rng)
-    grain, spacing = rough(x, y / rng.choice([1, 1, 4]), rng.uniform(1, 40), rng), rng.uniform(4, 22)
-    spots = dots(x, y, spacing, rng.uniform(.2, .45) * spacing, rng, rng.uniform(.3, 1), rng.uniform(1, 2))
-    spots = spots * (rng.random() < .5)
-    height = np.maximum(height + rng.uniform(0, .6) * grain + rng.uniform(-2.5, 2.5) * spots, 1) * (inside > 0)
-    first = rng.uniform(.08, .92, 3)
-    second, third = (np.clip(first + rng.normal(0, .2, 3), .03, .97) for _ in range(2))
-    color = mix(mix(first, second, rng.uniform(0, 1) * ramp(-.6, .6, grain)), third, ramp(.1, .3, spots))
-    metal = .8 * (rng.random() < .3)
-    if metal: color = steel(noise(x, y / 4, rng.uniform(.6, 2), rng), rng.uniform(.4, .8) * rng.uniform(.85, 1.1, 3))
-    gloss = np.full_like(x, rng.uniform(.1, .8))
-    return Surface(height.astype(np.float32), np.clip(color, 0, 1).astype(np.float32), gloss, metal)
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #a3185b0c
-def damaged(
-    category: str,            # one of NAMES
-    seed: int,                # which individual, pose and light, as in forge_sample
-    count: int,               # defects
-    rng: np.random.Generator, # their kinds, places and sizes
-    size: int = 256,          # pixels along each edge
-) -> tuple:                   # Sample, kind (H,W) int8: number in KINDS, moved (H,W) bool: the height changed
-    "One object with several defects, photographed."
-    setup, rays = draw_setup(seed), view_rays(size)
-    table = table_coordinates(rays, setup.normal)
-    x, y = object_coordinates(table, setup)
-    surface = anything(x, y, seed) if category == ANYTHING else build_surface(category, x, y, seed)
-    depth = distance_transform_edt(surface.height > 0)            # pixels to the edge of the object
-    rows, columns = np.nonzero(depth >= min(6, .6 * depth.max()))
-    kind, moved = np.zeros((size, size), np.int8), np.zeros((size, size), bool)
-    for _ in range(count):
-        number, k, before = int(rng.integers(1, len(KINDS))), rng.integers(len(rows)), surface
-        place = float(x[rows[k], columns[k]]), float(y[rows[k], columns[k]])
-        strength, extent = rng.uniform(.6, 1.6), rng.uniform(.6, 1.4)
-        surface = add_defect(before, KINDS[number], x, y, place, strength, extent, int(rng.integers(2**31)))
-        kind[defect_mask(before, surface)] = number
-        moved |= np.abs(surface.height - before.height) > .4      # mm
-    rgb, xyz, valid = captured(surface, setup, rays, table, seed)
-    return Sample(rgb, xyz, valid, kind > 0, category, "mixed", f"{category}/mixed/{seed}"), kind, moved
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #6c19bfa9
-def captured(surface, setup, rays, table, seed):
-    "Photo, points and validity of an object on the table: the second half of `forge_sample`."
-    scene = on_table(replace(surface, height=surface.height * setup.scale), table, seed)
-    xyz, rng = lift(rays, setup.normal, scene.height), np.random.default_rng([seed, 6])
-    photo = gaussian_filter(photograph(scene, xyz, setup.light), (0, .55, .55), output=np.float32)
-    measured, valid = measure(xyz, photo, rng)
-    return np.clip(photo + np.float32(.006) * rng.standard_normal(photo.shape, np.float32), 0, 1), measured, valid
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #09518bc5
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    "One prepared picture and cloud, with the answers."
-    photo: np.ndarray        # (3,224,224) uint8
-    kinds: np.ndarray        # (8,28,28) float16: share of each kind among a patch's pixels
-    share: np.ndarray        # (28,28) float16: how much of the patch is object, in the twin
-    flawless: np.ndarray     # (4,28,28) float16: normal (3) and height, in units of 2 cm, of the twin
-    centers: np.ndarray      # (G,3) float32 metres
-    offsets: np.ndarray      # (G,32,3) float16 millimetres
-    group_kinds: np.ndarray  # (G,8) float16: share of each kind among a group's points; only where the surface moved
-    pixel: np.ndarray        # (G,) int: where the centre is in the photo, row * 224 + column
-    category: int            # number in NAMES
-
-
-def patch_means(
-    maps: np.ndarray,  # (C,H,W)
-    patch: int = 8,    # side of a patch
-) -> np.ndarray:       # (C,H/patch,W/patch)
-    "Mean over every patch."
-    C, H, W = maps.shape
-    return maps.reshape(C, H // patch, patch, W // patch, patch).mean((2, 4))
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #fbfadada
-def flawless_patches(
-    twin: Sample,  # prepared
-) -> tuple:        # share (28,28), flawless (4,28,28)
-    "What each patch of a flawless object looks like, averaged over its object pixels."
-    valid = twin.valid[None].astype(np.float32)
-    normals = surface_normals(torch.from_numpy(twin.xyz), torch.from_numpy(twin.valid)).numpy()
-    z, share = twin.xyz[2:], patch_means(valid)
-    height = (np.median(z[valid > 0]) - z) * valid * 50
-    return share[0], patch_means(np.concatenate([normals * valid, height])) / np.maximum(share, 1e-3)
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #46c5c48f
-def lesson(
-    sample: Sample,     # prepared
-    kind: np.ndarray,   # (224,224) number in KINDS
-    moved: np.ndarray,  # (224,224) bool
-    twin: Sample,       # prepared, without defects
-) -> Lesson:
-    "Everything that is asked about one picture."
-    cloud = sample.cloud()
-    points, pixel = torch.from_numpy(cloud.points), cloud.pixel[:, 0] * 224 + cloud.pixel[:, 1]
-    centers, offsets = group_points(points, 384, 32)
-    members = knn(centers, points, 32)[1].numpy()
-    of_points = (kind * moved).reshape(-1)[pixel][members]        # (G,32)
-    share, flawless = flawless_patches(twin)
-    kinds, groups = (np.arange(len(KINDS)).reshape(-1, *[1] * n) == labels for n, labels in ((2, kind), (2, of_points)))
-    half = lambda a: a.astype(np.float16)
-    return Lesson((sample.rgb * 255).round().astype(np.uint8), half(patch_means(kinds.astype(np.float32))), half(share),
-                  half(flawless), centers.numpy(), half(offsets.numpy() * 1000), half(groups.mean(2).T),
-                  pixel[members[:, 0]], NAMES.index(sample.category))
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #6c802c79
-STREAM = 20261122  # separates the seeds of lessons from all others
-
-
-def forge_lessons(
-    categories: Sequence[str],  # some of NAMES
-    individuals: int,           # of each category
-    defects: int = 4,           # on each damaged capture
-    first: int = 0,             # number of the first individual
-) -> list:                      # of Lesson
-    "Forge lessons; the same arguments give the same ones."
-    found = []
-    for k in progress(range(first, first + individuals), "lessons"):
-        for name in allowed(categories):
-            rng = np.random.default_rng([STREAM, k, NAMES.index(name)])
-            seed, nothing = int(rng.integers(2**31)), np.zeros((224, 224), np.int8)
-            twin = prepare(damaged(name, seed, 0, rng)[0], size=224)
-            if k % 2 == 0: found.append(lesson(twin, nothing, nothing > 0, twin))
-            for _ in range(2):
-                sample, kind, moved = damaged(name, seed, defects, rng)
-                labels = (resize_nearest(a, 224) for a in (kind, moved))
-                found.append(lesson(prepare(sample, size=224), *labels, twin))
-    return found
+__all__ = ['TAPS', 'IMAGE_STAGES', 'POINT_STAGES', 'balanced', 'Rehearsal', 'alarm', 'waves', 'fresh_vit', 'flipped', 'relit',
+           'window', 'choose', 'Batch', 'image_batch', 'ImageHeads', 'window_tokens', 'image_questions', 'ordered',
+           'image_loss', 'Stage', 'run_stages', 'pretrain_image', 'chamfer', 'fresh_points', 'turned', 'pick',
+           'PointHeads', 'reconstruction', 'point_batch', 'point_questions', 'point_loss', 'pretrain_points',
+           'save_half', 'novelty']
 
 # %% ../../nbs/pretraining/02_encoders.ipynb #52eeb13b
 def balanced(
@@ -662,26 +470,3 @@ def novelty(
     known = F.normalize(torch.cat([one.flatten(1) for one in memory], 1), dim=0)
     nearest = (F.normalize(features.flatten(1), dim=0).T @ known).amax(1)
     return (1 - nearest).reshape(features.shape[1:])
-
-# %% ../../nbs/pretraining/02_encoders.ipynb #636c5adc
-class LessonPanel:
-    "A category, a number of defects and a seed; the photo, and the kind of damage on every pixel."
-    def __init__(self):
-        import ipywidgets as W
-        self.category = W.Dropdown(options=NAMES, description="category")
-        self.defects = W.IntSlider(value=2, min=0, max=8, description="defects", continuous_update=False)
-        self.seed = W.IntSlider(value=0, min=0, max=50, description="seed", continuous_update=False)
-        self.photo, self.label = W.Image(width=480), W.Label()
-        for control in (self.category, self.defects, self.seed): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.category, self.defects, self.seed]), self.label, self.photo])
-        self.refresh()
-
-    def refresh(self, change=None):
-        "Forge and show."
-        from matplotlib import colormaps
-        seed, rng = self.seed.value, np.random.default_rng(self.seed.value)
-        self.sample, self.kind, _ = damaged(self.category.value, seed, self.defects.value, rng, size=160)
-        colours = colormaps["tab10"](self.kind)[..., :3] * (self.kind > 0)[..., None]
-        self.photo.value = png_bytes((np.hstack([self.sample.rgb.transpose(1, 2, 0), colours]) * 255).astype(np.uint8))
-        found = ", ".join(KINDS[k] for k in np.unique(self.kind[self.kind > 0]))
-        self.label.value = f"{(self.kind > 0).sum()} damaged pixels: {found or 'none'}"
