@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError
 
 # %% auto #0
-__all__ = ['Sample', 'Cloud', 'sample_cloud', 'drop_dark', 'CloudView', 'DarkPanel']
+__all__ = ['Sample', 'Cloud', 'drop_dark', 'CloudView', 'DarkPanel']
 
 # %% ../../nbs/data/01_sample.ipynb #07df8173
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,15 +94,13 @@ class Cloud:
         return f"Cloud({what}, {len(self)} points, with {', '.join(extras) or 'nothing else'})"
 
 # %% ../../nbs/data/01_sample.ipynb #e947652b
-def sample_cloud(sample: Sample) -> Cloud:
-    "The valid pixels of `sample` as a cloud with colours, labels and the way back to the grid."
-    row, column = np.nonzero(sample.valid)
-    labels = None if sample.mask is None else sample.mask[row, column]
-    return Cloud(sample.xyz[:, row, column].T.copy(), labels=labels, colors=sample.rgb[:, row, column].T.copy(),
-                 pixel=np.stack([row, column], 1), category=sample.category, defect=sample.defect, id=sample.id)
-
-
-Sample.cloud = sample_cloud
+@patch
+def cloud(self: Sample) -> Cloud:
+    "The valid pixels as a cloud with colours, labels and the way back to the grid."
+    row, column = np.nonzero(self.valid)
+    labels = None if self.mask is None else self.mask[row, column]
+    return Cloud(self.xyz[:, row, column].T.copy(), labels=labels, colors=self.rgb[:, row, column].T.copy(),
+                 pixel=np.stack([row, column], 1), category=self.category, defect=self.defect, id=self.id)
 
 # %% ../../nbs/data/01_sample.ipynb #9c5f08c2
 def drop_dark(
