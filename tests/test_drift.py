@@ -94,7 +94,7 @@ def test_every_notebook_is_on_the_road():
     assert sorted(COURSE) == [p for p in NOTEBOOKS if p.name != "index.ipynb"], "a folder of notebooks that ROOMS does not name"
     for room in ROOMS:
         numbers = [p.name[:2] for p in COURSE if p.parent.name == room]
-        assert numbers == [f"{n:02}" for n in range(1, len(numbers) + 1)], f"{room}: the numbers are the reading order"
+        assert numbers == sorted(set(numbers)), f"{room}: the numbers are the reading order"     # a gap is a page to come
 
 
 @pytest.mark.parametrize("path", COURSE[1:], ids=lambda p: str(p.relative_to(ROOT / "nbs")))
