@@ -12,6 +12,7 @@ from typing import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -169,7 +170,8 @@ class ImageEncoder(nn.Module):
         self.dtype = place_network(self.model, self.mean.device, dtype)
 
 # %% ../../nbs/features/01_image.ipynb #8f6da0c3
-def encode(self,
+@patch
+def encode(self: ImageEncoder,
     rgb: torch.Tensor,                    # (B,3,H,W) colours in [0,1]; H and W divisible by the patch
     blocks: Sequence[int] | None = None,  # numbers of the blocks to read, from 0, in the order wanted; None: the last
     grad: bool = False,                   # keep what a backward pass through the encoder needs
@@ -186,7 +188,8 @@ def encode(self,
     return tuple(maps[order.index(b)].float() for b in blocks)
 
 
-def _check(self, rgb, blocks):
+@patch
+def _check(self: ImageEncoder, rgb, blocks):
     if rgb.ndim != 4 or rgb.shape[1] != 3 or any(side % self.patch for side in rgb.shape[2:]):
         near = [max(1, round(side / self.patch)) * self.patch for side in rgb.shape[-2:]]
         raise DataError(f"photo for {self.name}", f"shape {tuple(rgb.shape)}",
@@ -200,16 +203,11 @@ def _check(self, rgb, blocks):
         raise DataError(f"blocks for {self.name}", f"{blocks}", f"numbers from 0 to {self.depth - 1}",
                         f"The last block is {self.depth - 1}.")
 
-
-ImageEncoder.encode, ImageEncoder._check = encode, _check
-
 # %% ../../nbs/features/01_image.ipynb #f9b4364e
-def fingerprint(self) -> str:
+@patch(as_prop=True)
+def fingerprint(self: ImageEncoder) -> str:
     "16 hexadecimal digits that change with any weight, with the number type and with the normalisation."
     return content_hash(self.name, self.mean, self.std, weight_bits(self.model))
-
-
-ImageEncoder.fingerprint = property(fingerprint)
 
 # %% ../../nbs/features/01_image.ipynb #6abd1093
 def upsample(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from scipy.spatial import cKDTree
 from torch import nn
 
@@ -162,7 +163,8 @@ class GroupEncoder(nn.Module):
         return self._tokens(parts, first, *self._summary(parts, first))
 
 # %% ../../nbs/features/02_points.ipynb #df25edc2
-def _first(self, offsets):
+@patch
+def _first(self: GroupEncoder, offsets):
     "The first layer and its normalisation as a function: (g,S,3) offsets -> (g,S,small), h of each point."
     flat, statistics = offsets.reshape(-1, 3).float(), ()
     if self.batch_statistics: statistics = flat.mean(0), torch.cov(flat.T, correction=0)
@@ -170,7 +172,8 @@ def _first(self, offsets):
     return lambda part: F.relu_(F.linear(part, weight, bias))
 
 
-def _summary(self, parts, first):
+@patch
+def _summary(self: GroupEncoder, parts, first):
     "The first round: the maximum g of each group, and weight and bias of the folded third layer; g and l lack b_2."
     second, n = self.first_conv[3].weight[..., 0], len(parts[0])
     g = second.new_empty(sum(map(len, parts)), len(second))               # whole at once: many small arrays, made
@@ -189,7 +192,8 @@ def _summary(self, parts, first):
     return g, *folded(*self.second_conv[:2], *statistics)
 
 # %% ../../nbs/features/02_points.ipynb #268026d4
-def _tokens(self, parts, first, summary, weight, bias):
+@patch
+def _tokens(self: GroupEncoder, parts, first, summary, weight, bias):
     "The second round: second and third layer as one, relu, fourth layer and the maximum over each group."
     for_group, for_point = weight.chunk(2, 1)                             # A and B
     for_point = (for_point @ self.first_conv[3].weight[..., 0].float()).to(summary.dtype)
@@ -202,9 +206,6 @@ def _tokens(self, parts, first, summary, weight, bias):
         hidden += shared[rows, None]
         tokens[rows] = F.linear(F.relu_(hidden), last.weight[..., 0]).amax(1)
     return tokens + last.bias                                             # max(y) + b is max(y + b)
-
-
-GroupEncoder._first, GroupEncoder._summary, GroupEncoder._tokens = _first, _summary, _tokens
 
 # %% ../../nbs/features/02_points.ipynb #350d3fc1
 class PointMAE(nn.Module):
@@ -235,7 +236,8 @@ class PointMAE(nn.Module):
         return self.transform(tokens[None], centers[None])[0]
 
 # %% ../../nbs/features/02_points.ipynb #ece376c1
-def transform(self,
+@patch
+def transform(self: PointMAE,
     tokens: torch.Tensor,   # (B,G,dim)
     centers: torch.Tensor,  # (B,G,3)
 ) -> torch.Tensor:          # (B,G,taps*dim)
@@ -245,9 +247,6 @@ def transform(self,
         tokens = block(tokens + position)
         if number in self.taps: kept.append(self.norm(tokens))
     return torch.cat(kept, -1)
-
-
-PointMAE.transform = transform
 
 # %% ../../nbs/features/02_points.ipynb #a613eb2e
 TINY_POINT_MAE = dict(dim=96, heads=4, groups=384, group_size=32)  # arguments of PointMAE for the embedded encoder
@@ -281,7 +280,8 @@ class PointEncoder(nn.Module):
         place_network(self.eval().model, pick_device(device), dtype)
 
 # %% ../../nbs/features/02_points.ipynb #63074bbf
-def encode(self,
+@patch
+def encode(self: PointEncoder,
     points: torch.Tensor,  # (N,3), metres for metric data
 ) -> tuple:                # centers (G,3) and features (G,dim), float32, on the encoder's device
     "Group the cloud and encode every group."
@@ -291,14 +291,12 @@ def encode(self,
         return centers, self.model(centers, offsets).float()
 
 
-def fingerprint(self) -> str:
+@patch(as_prop=True)
+def fingerprint(self: PointEncoder) -> str:
     "16 hexadecimal digits that change with any weight, with the grouping and with the kind of statistics."
     own = self.model.encoder.batch_statistics
     stored = [] if own else list(self.model.buffers())                 # statistics that are used
     return content_hash(self.name, self.groups, self.group_size, own, self.model.taps, weight_bits(self.model), stored)
-
-
-PointEncoder.encode, PointEncoder.fingerprint = encode, property(fingerprint)
 
 # %% ../../nbs/features/02_points.ipynb #b041a1b3
 def interpolation(

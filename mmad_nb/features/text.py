@@ -12,15 +12,16 @@ from typing import NamedTuple, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, content_hash, pick_device, png_bytes, unknown_name
 
 # %% auto #0
 __all__ = ['TINY_CLIP', 'CLIP_MEAN', 'CLIP_STD', 'STATES', 'TEMPLATES', 'STORAGES', 'conv_stem', 'tiny_clip', 'ClipEncoder',
-           'ImageFeatures', 'embed_image', 'project_image', 'as_map', 'value_attention', 'info_nce', 'zero_shot',
-           'prompt_vectors', 'Inspection', 'zero_shot_anomaly', 'compare', 'PromptPanel', 'open_clip_source',
-           'open_clip_network', 'is_torchscript', 'read_torchscript']
+           'ImageFeatures', 'value_attention', 'info_nce', 'zero_shot', 'prompt_vectors', 'Inspection',
+           'zero_shot_anomaly', 'compare', 'PromptPanel', 'open_clip_source', 'open_clip_network', 'is_torchscript',
+           'read_torchscript']
 
 # %% ../../nbs/features/03_text.ipynb #06bde1cf
 TINY_CLIP = dict(
@@ -82,7 +83,8 @@ class ClipEncoder(nn.Module):
         self.to(device=pick_device(device), dtype=dtype).eval()
 
 # %% ../../nbs/features/03_text.ipynb #dbf0755c
-def tokenize(self,
+@patch
+def tokenize(self: ClipEncoder,
     texts: Sequence[str],  # sentences
 ) -> torch.Tensor:         # (N,L) numbers, as long as the longest sentence
     "Numbers of the pieces of each sentence, from the start token to EOT, then zeros."
@@ -97,21 +99,21 @@ def tokenize(self,
     return numbers[:, :int((numbers != 0).sum(1).max())].to(self.mean.device)
 
 
-def embed_text(self, numbers):
+@patch
+def embed_text(self: ClipEncoder, numbers):
     "(N,L) numbers -> (N,L,C) tokens before the first block: vocabulary rows plus positions."
     return self.model.token_embedding(numbers) + self.model.positional_embedding[:numbers.shape[1]]
 
 
-def project_text(self, tokens, end):
+@patch
+def project_text(self: ClipEncoder, tokens, end):
     "(N,L,C) tokens after the last block and the place (N,) of EOT -> (N,E) unit vectors."
     last = self.model.ln_final(tokens)[torch.arange(len(tokens), device=end.device), end]
     return F.normalize(last @ self.model.text_projection, dim=-1)
 
-
-ClipEncoder.tokenize, ClipEncoder.embed_text, ClipEncoder.project_text = tokenize, embed_text, project_text
-
 # %% ../../nbs/features/03_text.ipynb #5c32677f
-def encode_text(self,
+@patch
+def encode_text(self: ClipEncoder,
     texts: Sequence[str],  # sentences
     grad: bool = False,    # keep what a backward pass needs
 ) -> torch.Tensor:         # (N,E) float32, unit length
@@ -124,9 +126,6 @@ def encode_text(self,
         for block in self.text_blocks: tokens = block(tokens, attn_mask=mask)
         return self.project_text(tokens, numbers.argmax(1)).float()
 
-
-ClipEncoder.encode_text = encode_text
-
 # %% ../../nbs/features/03_text.ipynb #6e90e0a3
 class ImageFeatures(NamedTuple):
     "What `encode_image` gives."
@@ -135,7 +134,8 @@ class ImageFeatures(NamedTuple):
     taps: tuple            # for each block asked for: (B,dim,h,w), through the final LayerNorm
 
 
-def embed_image(self, rgb):
+@patch
+def embed_image(self: ClipEncoder, rgb):
     "(B,3,S,S) colours in [0,1] -> (B,1+hw,dim) tokens before the first block, class token first."
     visual = self.model.visual
     x = visual.conv1((rgb.to(self.mean) - self.mean) / self.std).flatten(2).transpose(1, 2)
@@ -143,18 +143,17 @@ def embed_image(self, rgb):
     return visual.ln_pre(torch.cat([first, x], 1) + visual.positional_embedding)
 
 
-def project_image(self, tokens):
+@patch
+def project_image(self: ClipEncoder, tokens):
     "(B,...,dim) tokens after the last block -> (B,...,E) unit vectors of the common space."
     return F.normalize(self.model.visual.ln_post(tokens) @ self.model.visual.proj, dim=-1)
 
 
-def as_map(self, tokens):
+@patch
+def as_map(self: ClipEncoder, tokens):
     "(B,1+hw,C) -> (B,C,h,w): without the class token, laid out as the patches lie in the picture."
     side = self.size // self.patch
     return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, side, side).float()
-
-
-ClipEncoder.embed_image, ClipEncoder.project_image, ClipEncoder.as_map = embed_image, project_image, as_map
 
 # %% ../../nbs/features/03_text.ipynb #b3be4d5a
 def value_attention(
@@ -170,7 +169,8 @@ def value_attention(
     return attention.out_proj(mixed.transpose(1, 2).reshape(B, N, C))
 
 # %% ../../nbs/features/03_text.ipynb #da579cdf
-def encode_image(self,
+@patch
+def encode_image(self: ClipEncoder,
     rgb: torch.Tensor,          # (B,3,S,S) colours in [0,1], S = encoder.size
     blocks: Sequence[int] = (), # taps: numbers of the blocks to read, from 0
     vv: int | None = None,      # patches from a V-V stream that starts at this block; None: from the original path
@@ -190,7 +190,8 @@ def encode_image(self,
     return ImageFeatures(image, patches, tuple(taps[b] for b in blocks))
 
 # %% ../../nbs/features/03_text.ipynb #4f3f5267
-def _check(self, rgb, blocks):
+@patch
+def _check(self: ClipEncoder, rgb, blocks):
     S = self.size
     if rgb.ndim != 4 or tuple(rgb.shape[1:]) != (3, S, S):
         raise DataError(f"picture for {self.name}", f"shape {tuple(rgb.shape)}", f"(B, 3, {S}, {S})",
@@ -203,22 +204,18 @@ def _check(self, rgb, blocks):
         raise DataError(f"blocks for {self.name}", f"{blocks}", f"numbers from 0 to {self.depth - 1}",
                         f"The last block is {self.depth - 1}.")
 
-
-ClipEncoder.encode_image, ClipEncoder._check = encode_image, _check
-
 # %% ../../nbs/features/03_text.ipynb #6af2d064
-def fingerprint(self) -> str:
+@patch(as_prop=True)
+def fingerprint(self: ClipEncoder) -> str:
     "16 hexadecimal digits that change with any weight, with the number type and with the normalisation."
     state = {name: value.reshape(-1).view(torch.uint8) for name, value in self.model.state_dict().items()}
     return content_hash(self.name, self.mean.float(), self.std.float(), state)
 
 
-def logit_scale(self) -> float:
+@patch(as_prop=True)
+def logit_scale(self: ClipEncoder) -> float:
     "One over the temperature: what cosines are multiplied with before the softmax."
     return self.model.logit_scale.exp().item()
-
-
-ClipEncoder.fingerprint, ClipEncoder.logit_scale = property(fingerprint), property(logit_scale)
 
 # %% ../../nbs/features/03_text.ipynb #16d37a9f
 def info_nce(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, written_beside
 from ..data import Cloud
@@ -22,9 +23,8 @@ from ..scoring.sweep import Sweep, Turns
 
 # %% auto #0
 __all__ = ['Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'axis_range', 'score_figure', 'ScoreStrip',
-           'LiveCloud', 'masks_of', 'wide', 'component_strip', 'as_code', 'free_name', 'save_rows', 'SweepCurve',
-           'find', 'show_position', 'draw', 'AblationLab', 'weights', 'move', 'show_sample', 'show_map', 'show_cloud',
-           'show_numbers', 'show_curve', 'set_weights', 'reset', 'keep_row', 'save_kept', 'still']
+           'LiveCloud', 'masks_of', 'wide', 'component_strip', 'as_code', 'free_name', 'write_rows', 'SweepCurve',
+           'AblationLab']
 
 # %% ../../nbs/lab/02_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def free_name(
     return free
 
 
-def save_rows(
+def write_rows(
     rows: list,    # of (weights, metrics), both mappings
     path,          # of the CSV file
 ) -> Path:         # where it was written
@@ -264,7 +264,8 @@ class SweepCurve:
         self.box = W.VBox([self.metric, self.weight, self.figure] if weights else [])
 
 # %% ../../nbs/lab/02_ablation.ipynb #12d45893
-def find(self, weights: dict):
+@patch
+def find(self: SweepCurve, weights: dict):
     "The sweep over the chosen weight, with the others as in `weights`; started if it is not there yet."
     name = self.weight.value
     others = {k: v for k, v in weights.items() if k != name}
@@ -282,7 +283,8 @@ def find(self, weights: dict):
     return self.known[key]
 
 
-def show_position(self, weights: dict, metrics):
+@patch
+def show(self: SweepCurve, weights: dict, metrics):
     "Show the curve for this setting, and where on it we stand."
     if not self.numeric: return
     self.sweep = self.find(weights)
@@ -293,7 +295,8 @@ def show_position(self, weights: dict, metrics):
     self.draw(now=True)
 
 
-def draw(self, now=False):
+@patch
+def draw(self: SweepCurve, now=False):
     "Send the curve to the picture, as far as it is known: every tenth position and the last ones, or at once."
     if self.sweep is None: return
     known = sum(m is not None for m in self.sweep.metrics)
@@ -303,9 +306,6 @@ def draw(self, now=False):
         with self.figure.batch_update():               # what is not known yet is NaN and leaves a gap
             self.figure.data[0].x, self.figure.data[0].y = self.sweep.values, self.sweep.curve(self.metric.value)
         self.drawn = state
-
-
-SweepCurve.find, SweepCurve.show, SweepCurve.draw = find, show_position, draw
 
 # %% ../../nbs/lab/02_ablation.ipynb #a8200087
 class AblationLab:
@@ -332,12 +332,14 @@ class AblationLab:
         self.show_numbers()
 
 # %% ../../nbs/lab/02_ablation.ipynb #02ab9749
-def weights(self) -> dict:
+@patch(as_prop=True)
+def weights(self: AblationLab) -> dict:
     "The value of each weight's control."
     return {name: control.value for name, control in self.controls.items()}
 
 
-def _controls(self):
+@patch
+def _controls(self: AblationLab):
     "Make everything that can be moved or pressed."
     import ipywidgets as W
     from mmad_nb.detectors.base import weight_control
@@ -352,7 +354,8 @@ def _controls(self):
         button.on_click(lambda _, action=action: self._guarded(action))
 
 
-def _pictures(self):
+@patch
+def _pictures(self: AblationLab):
     "Make the widgets that show things."
     import ipywidgets as W
     self.photo, self.image = (W.Image(format="png", layout=W.Layout(width="280px", height="280px")) for _ in range(2))
@@ -365,11 +368,9 @@ def _pictures(self):
     self.image.add_class("mmad-map")
     self.table.add_class("mmad-metrics")
 
-
-AblationLab.weights, AblationLab._controls, AblationLab._pictures = property(weights), _controls, _pictures
-
 # %% ../../nbs/lab/02_ablation.ipynb #46513f0b
-def _arrange(self):
+@patch
+def _arrange(self: AblationLab):
     "Put all widgets into `self.box`."
     import ipywidgets as W
     meanings = {w.name: W.HTML(escape(w.meaning)) for w in self.detector.weights}
@@ -388,15 +389,14 @@ def _arrange(self):
         self.code, self.kept, origin, self.message])
 
 
-def _ipython_display_(self):
+@patch
+def _ipython_display_(self: AblationLab):
     from IPython.display import display
     display(self.box)
 
-
-AblationLab._arrange, AblationLab._ipython_display_ = _arrange, _ipython_display_
-
 # %% ../../nbs/lab/02_ablation.ipynb #a4a1b662
-def _follow(self, change):
+@patch
+def _follow(self: AblationLab, change):
     "Called by every control."
     if self._held: return
     actions = {self.sample: self.show_sample, self.color: self.show_cloud,
@@ -404,7 +404,8 @@ def _follow(self, change):
     self._guarded(actions.get(change["owner"], self.move))
 
 
-def _guarded(self, action):
+@patch
+def _guarded(self: AblationLab, action):
     "Do it; an error is shown in the panel, then raised."
     try:
         with self.curve.turns:      # the background waits
@@ -415,7 +416,8 @@ def _guarded(self, action):
         raise
 
 
-def move(self):
+@patch
+def move(self: AblationLab):
     "Fuse with the present weights, and show: the picture first, the metrics, which take longest, last."
     self.result = ablate(self.detector, self.components, self.evaluator, **self.weights)
     self.limits = score_limits(self.result.maps)
@@ -423,11 +425,9 @@ def move(self):
     self.show_cloud()
     self.show_numbers()
 
-
-AblationLab._follow, AblationLab._guarded, AblationLab.move = _follow, _guarded, move
-
 # %% ../../nbs/lab/02_ablation.ipynb #092f2267
-def show_sample(self):
+@patch
+def show_sample(self: AblationLab):
     "Everything that belongs to the chosen sample."
     i = self.sample.value
     photo = marked(self.samples[i].rgb.transpose(1, 2, 0), self.samples[i].mask)
@@ -439,20 +439,23 @@ def show_sample(self):
     self.strip.show(np.asarray(self.result.scores), i)
 
 
-def show_map(self):
+@patch
+def show_map(self: AblationLab):
     "The fused map over the photo in grey."
     sample, score = self.samples[self.sample.value], self.result.maps[self.sample.value].numpy()
     self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=sample.mask))
     self.bar.value = f"<div style='margin-left:284px'>{color_bar(self.limits)}</div>"   # under the map
 
 
-def show_cloud(self):
+@patch
+def show_cloud(self: AblationLab):
     "The cloud, in the chosen colours."
     i = self.sample.value
     self.cloud.show(self.clouds[i], self.result.maps[i].numpy(), self.limits, self.color.value)
 
 
-def show_numbers(self):
+@patch
+def show_numbers(self: AblationLab):
     "Scores, metrics, and the setting as code."
     self.strip.show(np.asarray(self.result.scores), self.sample.value)
     self.code.value = as_code(self.weights)
@@ -460,16 +463,14 @@ def show_numbers(self):
     self.show_curve()
 
 
-def show_curve(self):
+@patch
+def show_curve(self: AblationLab):
     "The metric over the weight, and where we stand on it."
     self.curve.show(self.weights, self.result.metrics)
 
-
-AblationLab.show_sample, AblationLab.show_map = show_sample, show_map
-AblationLab.show_cloud, AblationLab.show_numbers, AblationLab.show_curve = show_cloud, show_numbers, show_curve
-
 # %% ../../nbs/lab/02_ablation.ipynb #94bb2986
-def set_weights(self,
+@patch
+def set(self: AblationLab,
     **weights,  # new values by name
 ):
     "Move several controls at once; the pictures follow once."
@@ -480,12 +481,14 @@ def set_weights(self,
     self._guarded(self.move)
 
 
-def reset(self):
+@patch
+def reset(self: AblationLab):
     "All weights to their defaults."
     self.set(**{w.name: w.default for w in self.detector.weights})
 
 
-def keep_row(self):
+@patch
+def keep_row(self: AblationLab):
     "Add the present setting and its metrics to the rows."
     self.rows.append((dict(self.weights), dict(self.result.metrics)))
     cells = lambda values, tag: "<tr>" + "".join(f"<{tag} style='padding:0 8px'>{v}</{tag}>" for v in values) + "</tr>"
@@ -495,19 +498,18 @@ def keep_row(self):
     self.kept.value = f"<table>{head}{body}</table>"
 
 
-def save_kept(self,
+@patch
+def save_rows(self: AblationLab,
     path="ablation.csv",  # a CSV file; if it exists, the next free name is taken
 ) -> Path:                # where it was written
     "Write the kept rows; without any, the present setting."
-    written = save_rows(self.rows or [(dict(self.weights), dict(self.result.metrics))], path)
+    written = write_rows(self.rows or [(dict(self.weights), dict(self.result.metrics))], path)
     self.message.value = f"{max(1, len(self.rows))} rows written to {escape(str(written.resolve()))}"
     return written
 
-
-AblationLab.set, AblationLab.reset, AblationLab.keep_row, AblationLab.save_rows = set_weights, reset, keep_row, save_kept
-
 # %% ../../nbs/lab/02_ablation.ipynb #de5def8e
-def still(self):  # matplotlib Figure
+@patch
+def still(self: AblationLab):  # matplotlib Figure
     "The present state for paper: photo, map, cloud and metrics."
     import matplotlib.pyplot as plt
     i = self.sample.value
@@ -527,6 +529,3 @@ def still(self):  # matplotlib Figure
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
     return fig
-
-
-AblationLab.still = still

@@ -11,6 +11,7 @@ from html import escape
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, unknown_name
 from .ablation import LiveCloud, color_bar, masks_of, metric_label, wide
@@ -19,8 +20,7 @@ from ..scoring.evaluator import Evaluator
 
 # %% auto #0
 __all__ = ['RANKS', 'DIVERGING', 'shared_limits', 'rank_map', 'normal_pixels', 'difference_picture', 'difference_table', 'Truth',
-           'Setting', 'detector_and_weights', 'Side', 'Explorer', 'limits', 'view', 'refresh', 'set_sides', 'reset',
-           'still']
+           'Setting', 'detector_and_weights', 'Side', 'Explorer']
 
 # %% ../../nbs/lab/04_explorer.ipynb #0c86c898
 def shared_limits(
@@ -201,23 +201,23 @@ class Explorer:
         self.refresh()
 
 # %% ../../nbs/lab/04_explorer.ipynb #c20e339a
-def limits(self) -> tuple:
+@patch(as_prop=True)
+def limits(self: Explorer) -> tuple:
     "The colour limits of both maps."
     return RANKS if self.scale.value == "rank" else shared_limits(self.left.now.limits, self.right.now.limits)
 
 
-def view(self) -> tuple:
+@patch(as_prop=True)
+def view(self: Explorer) -> tuple:
     "What is looked at: the sample, and the maps of both sides in the present scale."
     i, scale = self.sample.value, self.scale.value
     return self.samples[i], self.left.now.map(i, scale), self.right.now.map(i, scale)
 
 
-def _ipython_display_(self):
+@patch
+def _ipython_display_(self: Explorer):
     from IPython.display import display
     display(self.box)
-
-
-Explorer.limits, Explorer.view, Explorer._ipython_display_ = property(limits), property(view), _ipython_display_
 
 # %% ../../nbs/lab/04_explorer.ipynb #8105deb0
 def _column(name, side):
@@ -256,7 +256,8 @@ def _pictures(self):
     return W.VBox(titled["photo"]), pair, W.VBox([*titled["difference"], self.difference_bar], layout=apart)
 
 # %% ../../nbs/lab/04_explorer.ipynb #90ec376a
-def _build(self):
+@patch
+def _build(self: Explorer):
     "Make the widgets that show things and put them into `self.box`, all of fixed size, so that nothing jumps."
     import ipywidgets as W
     wrap, self.table, self.message = W.Layout(flex_flow="row wrap"), W.HTML(), W.HTML()
@@ -267,11 +268,9 @@ def _build(self):
     rows = (self.sample, self.scale, self.button), weights, _pictures(self), (*_clouds(self), self.table)
     self.box = W.VBox([*(W.HBox(row, layout=wrap) for row in rows), self.message])
 
-
-Explorer._build = _build
-
 # %% ../../nbs/lab/04_explorer.ipynb #7303daaa
-def _follow(self, change=None):
+@patch
+def _follow(self: Explorer, change=None):
     "Called by every control."
     if self._held: return
     try:
@@ -284,17 +283,16 @@ def _follow(self, change=None):
         raise
 
 
-def _once(self, part, state, show):
+@patch
+def _once(self: Explorer, part, state, show):
     "Let `show` repaint a part, unless it shows this state already."
     if self._shown.get(part) == state: return
     show()
     self._shown[part] = state
 
-
-Explorer._follow, Explorer._once = _follow, _once
-
 # %% ../../nbs/lab/04_explorer.ipynb #b5455196
-def refresh(self):
+@patch
+def refresh(self: Explorer):
     "Show the present state: pictures first, the metrics, which take longest, last."
     i, scale, limits, (sample, left, right) = self.sample.value, self.scale.value, self.limits, self.view
     now = self.left.now, self.right.now
@@ -311,20 +309,20 @@ def refresh(self):
     self._once("table", now, self._show_table)
 
 
-def _show_bars(self):
+@patch
+def _show_bars(self: Explorer):
     low, high = self.limits
     self.bar.value = color_bar((low, high), width=500)
     self.difference_bar.value = color_bar(((low - high) / 2, (high - low) / 2), DIVERGING, 250)
 
 
-def _show_table(self):
+@patch
+def _show_table(self: Explorer):
     self.table.value = difference_table(self.left.now.metrics, self.right.now.metrics)
 
-
-Explorer.refresh, Explorer._show_bars, Explorer._show_table = refresh, _show_bars, _show_table
-
 # %% ../../nbs/lab/04_explorer.ipynb #2dbc6b67
-def set_sides(self,
+@patch
+def set(self: Explorer,
     left: dict | None = None,   # new weights of the left side by name
     right: dict | None = None,  # of the right side
 ):
@@ -337,12 +335,10 @@ def set_sides(self,
     self._follow()
 
 
-def reset(self):
+@patch
+def reset(self: Explorer):
     "All weights as at the start."
     self.set(self.left.start, self.right.start)
-
-
-Explorer.set, Explorer.reset = set_sides, reset
 
 # %% ../../nbs/lab/04_explorer.ipynb #ed50f5c4
 def _still_axes(size):
@@ -371,7 +367,8 @@ def _table_text(left, right):
     return "\n".join(lines)
 
 # %% ../../nbs/lab/04_explorer.ipynb #ae225d9f
-def still(self):  # matplotlib Figure
+@patch
+def still(self: Explorer):  # matplotlib Figure
     "The present state for paper: photo, maps, difference, clouds and metrics."
     fig, axes = _still_axes((9, 4.8))
     (sample, left, right), (low, high), cloud = self.view, self.limits, self.clouds[self.sample.value]
@@ -389,6 +386,3 @@ def still(self):  # matplotlib Figure
     text = _table_text(self.left.now.metrics, self.right.now.metrics)
     axes[7].text(0, 1, text, family="monospace", fontsize=7.5, va="top", linespacing=1.7)
     return fig
-
-
-Explorer.still = still

@@ -9,6 +9,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import DataError, png_bytes
 from ..features.image import ImageEncoder, pca_colours, similarity
@@ -16,7 +17,7 @@ from .figures import LINES, palette
 
 # %% auto #0
 __all__ = ['token_colours', 'attention', 'attention_map', 'reach', 'embed', 'project', 'scatter_figure', 'scatter_still',
-           'InsidePanel', 'refresh']
+           'InsidePanel']
 
 # %% ../../nbs/lab/03_inside.ipynb #44eb853d
 def token_colours(
@@ -167,7 +168,8 @@ class InsidePanel:
         return self.known[block]
 
 # %% ../../nbs/lab/03_inside.ipynb #0ecabcdd
-def refresh(self, change=None):
+@patch
+def refresh(self: InsidePanel, change=None):
     "Compute what is not known yet, and repaint."
     weights, features = self.look(self.block.value)
     patch = self.row.value, self.column.value
@@ -185,6 +187,3 @@ def refresh(self, change=None):
     self.picture.value = png_bytes(np.concatenate(pictures, axis=1))
     self.label.value = (f"takes from itself {self.attention[patch]:.4f}; evenly would be {1 / weights.shape[-1]:.4f}; "
                         f"mean similarity {self.similar.mean():.2f}")
-
-
-InsidePanel.refresh = refresh

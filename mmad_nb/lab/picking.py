@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import DataError, png_bytes
 from ..data import Cloud, Sample
 from .figures import DEFECT, LINES, draw_cloud, front_view, marked, overlay, point_scores, score_limits
 
 # %% auto #0
-__all__ = ['thinned', 'some_points', 'scene', 'point_figure', 'crossed', 'Picked', 'PointPicker', 'choose', 'still']
+__all__ = ['thinned', 'some_points', 'scene', 'point_figure', 'crossed', 'Picked', 'PointPicker']
 
 # %% ../../nbs/lab/05_picking.ipynb #a4b2e8d2
 def thinned(
@@ -119,7 +120,8 @@ class PointPicker:
         self._show()
 
 # %% ../../nbs/lab/05_picking.ipynb #282edec3
-def _build(self):
+@patch
+def _build(self: PointPicker):
     "Make the widgets and put them into `self.box`, all of fixed size."
     import ipywidgets as W
     import plotly.graph_objects as go
@@ -133,11 +135,9 @@ def _build(self):
     column = W.VBox([self.image, self.label, self.message])
     self.box = W.HBox([points, column], layout=W.Layout(flex_flow="row wrap"))
 
-
-PointPicker._build = _build
-
 # %% ../../nbs/lab/05_picking.ipynb #04f3142b
-def choose(self,
+@patch
+def choose(self: PointPicker,
     index: int,  # number of a point among those that are shown: `cloud.points[index]`
 ):
     "Mark a point in cloud, photo and map, and call back."
@@ -151,7 +151,8 @@ def choose(self,
     if self.picked is not None: self.picked(self.point)
 
 
-def _show(self):
+@patch
+def _show(self: PointPicker):
     pictures = self.pictures
     if self.point is not None:
         pictures = [crossed(picture, self.point.row, self.point.column) for picture in pictures]
@@ -161,11 +162,9 @@ def _show(self):
         self.figure.data[1].update(x=[x], y=[y], z=[z - lift], visible=True)
     self.image.value = png_bytes(np.concatenate(pictures, axis=1))
 
-
-PointPicker.choose, PointPicker._show = choose, _show
-
 # %% ../../nbs/lab/05_picking.ipynb #c7550cd9
-def _clicked(self, trace, points, state):
+@patch
+def _clicked(self: PointPicker, trace, points, state):
     "Called by the browser; an error is shown in the panel and raised, since the browser would hide it."
     if not points.point_inds: return
     try:
@@ -176,15 +175,14 @@ def _clicked(self, trace, points, state):
         raise
 
 
-def _ipython_display_(self):
+@patch
+def _ipython_display_(self: PointPicker):
     from IPython.display import display
     display(self.box)
 
-
-PointPicker._clicked, PointPicker._ipython_display_ = _clicked, _ipython_display_
-
 # %% ../../nbs/lab/05_picking.ipynb #a2b6c91a
-def still(self):  # matplotlib Figure
+@patch
+def still(self: PointPicker):  # matplotlib Figure
     "The present state for paper: photo and map with the cross, and the cloud with the mark."
     import matplotlib.pyplot as plt
     fig = plt.figure(figsize=(8, 2.7), layout="constrained")
@@ -199,6 +197,3 @@ def still(self):  # matplotlib Figure
     for ax in axes: ax.set_axis_off()
     fig.suptitle("no point chosen" if self.point is None else str(self.point), fontsize=10)
     return fig
-
-
-PointPicker.still = still

@@ -10,6 +10,7 @@ import copy
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes
@@ -17,8 +18,8 @@ from ..features.extract import Features
 from .crossmodal import feature_distance, map_pixels
 
 # %% auto #0
-__all__ = ['check_width', 'GeometryAwareMapper', 'linear', 'after_linear', 'TwoLayerMapper', 'create_geometry_mappers',
-           'gate_map', 'override_gate', 'GatePanel', 'refresh']
+__all__ = ['check_width', 'GeometryAwareMapper', 'TwoLayerMapper', 'create_geometry_mappers', 'gate_map', 'override_gate',
+           'GatePanel']
 
 # %% ../../nbs/mapping/02_geometry_aware.ipynb #2db96ec3
 def check_width(
@@ -63,7 +64,8 @@ class GeometryAwareMapper(nn.Module):
         return residual + F.gelu(self.norm(self.fuse(semantic, geometric, gate)))
 
 # %% ../../nbs/mapping/02_geometry_aware.ipynb #cc532dd8
-def linear(self,
+@patch
+def linear(self: GeometryAwareMapper,
     patches: torch.Tensor,  # (G,in_dim)
 ) -> torch.Tensor:          # (G,4*out_dim) both readings, gate, residual
     "All that is linear in the input, without biases: it may be done before patches are mixed to pixels."
@@ -73,16 +75,14 @@ def linear(self,
                       patches @ self.residual.weight.T], -1)
 
 
-def after_linear(self,
+@patch
+def after_linear(self: GeometryAwareMapper,
     mixed: torch.Tensor,  # (n,4*out_dim) what `linear` gave, mixed to pixels
 ) -> torch.Tensor:        # (n,out_dim)
     "Biases, gate, norm and GELU."
     semantic, geometric, gate, residual = mixed.chunk(4, -1)
     return self.mimic(semantic + self.semantic.bias, geometric + self.geometric.bias,
                       gate + self.gate(self.geometric.bias), residual + self.residual.bias)
-
-
-GeometryAwareMapper.linear, GeometryAwareMapper.after_linear = linear, after_linear
 
 # %% ../../nbs/mapping/02_geometry_aware.ipynb #c14beee6
 class TwoLayerMapper(nn.Module):
@@ -172,7 +172,8 @@ class GatePanel:
         self.refresh()
 
 # %% ../../nbs/mapping/02_geometry_aware.ipynb #dcbcbf3b
-def refresh(self, change=None):
+@patch
+def refresh(self: GatePanel, change=None):
     "Compute gate and distance again and repaint."
     from matplotlib import colormaps
     one, fixed = self.features[self.sample.value], self.gate.value if self.gate.value >= 0 else None
@@ -190,6 +191,3 @@ def refresh(self, change=None):
     for picture, values in zip(self.pictures, layers):
         picture.value = png_bytes((values[..., :3] * 255).round().astype("uint8"))
     self.label.value = f"photo | gate, mean {self.shown.mean():.2f} | distance, mean {self.map[one.valid].mean():.3f}"
-
-
-GatePanel.refresh = refresh

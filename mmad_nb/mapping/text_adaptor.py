@@ -11,6 +11,7 @@ from typing import Sequence
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes
@@ -20,9 +21,9 @@ from .crossmodal import (TrainingItem, crossmodal_loss, feature_distance, map_pi
 from .geometry_aware import TwoLayerMapper, check_width
 
 # %% auto #0
-__all__ = ['NORMAL_STATES', 'FRAMES', 'category_words', 'object_sentences', 'sentence_vectors', 'TopKExperts', 'mix_experts',
-           'TextAdaptor', 'make_anchors', 'create_text_mappers', 'text_loss', 'total_loss', 'drop_nonfinite',
-           'text_maps', 'read_category', 'AnchorPanel', 'refresh']
+__all__ = ['NORMAL_STATES', 'FRAMES', 'category_words', 'object_sentences', 'sentence_vectors', 'TopKExperts', 'TextAdaptor',
+           'create_text_mappers', 'text_loss', 'total_loss', 'drop_nonfinite', 'text_maps', 'read_category',
+           'AnchorPanel']
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #18bf5c02
 NORMAL_STATES = ("{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw", "{} without defect",
@@ -85,16 +86,14 @@ class TopKExperts(nn.Module):
         return torch.zeros_like(logits).scatter(-1, largest.indices, largest.values.softmax(-1))
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #0cf7af24
-def mix_experts(self,
+@patch
+def forward(self: TopKExperts,
     text: torch.Tensor,  # (..., dim)
 ) -> torch.Tensor:       # (..., dim)
     "Equation 5: the mean of the chosen experts, weighted by the gate."
     shares = self.route(text)
     answers = torch.stack([expert(text) for expert in self.experts], -1)  # (..., dim, experts)
     return (answers * shares[..., None, :]).sum(-1)
-
-
-TopKExperts.forward = mix_experts
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #871cca6a
 class TextAdaptor(nn.Module):
@@ -122,7 +121,8 @@ class TextAdaptor(nn.Module):
         return (share[..., None] * self.value(text)).sum(1), share
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #7464ebc8
-def make_anchors(self,
+@patch
+def forward(self: TextAdaptor,
     text: torch.Tensor,  # (C,n,dim) vectors of n sentences of each of C categories
 ) -> torch.Tensor:       # (C,dim) an anchor for each category
     "Equations 5 to 8."
@@ -132,9 +132,6 @@ def make_anchors(self,
     answer, _ = self.attend(self.experts(text))
     refined = self.mlp(self.prototype + answer)                           # (7)
     return self.norm(refined + self.dropout(self.ffn(refined)))           # (8)
-
-
-TextAdaptor.forward = make_anchors
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #978c85aa
 def create_text_mappers(
@@ -256,7 +253,8 @@ class AnchorPanel:
         self.refresh()
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #2538014c
-def refresh(self, change=None):
+@patch
+def refresh(self: AnchorPanel, change=None):
     "Read the sentences and measure the pixels again, and repaint."
     from matplotlib import colormaps
     sample, one = self.samples[self.sample.value], self.features[self.sample.value]
@@ -272,6 +270,3 @@ def refresh(self, change=None):
     self.means = self.map[one.valid & ~defective].mean().item(), self.map[defective].mean().item()
     self.label.value = ("photo | sentences (rows) and experts (columns) | Ψ_Text, stretched to its largest value; "
                         f"mean on normal pixels {self.means[0]:.5f}, on defective ones <b>{self.means[1]:.5f}</b>")
-
-
-AnchorPanel.refresh = refresh

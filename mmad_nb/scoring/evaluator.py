@@ -14,6 +14,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from scipy import ndimage
 
 from ..core.runtime import DataError
@@ -23,8 +24,8 @@ from .evaluate import (LIMITS, Metrics, image_labels, image_metrics, image_score
 
 # %% auto #0
 __all__ = ['two_sensors', 'Buckets', 'choose_buckets', 'count_few', 'tally', 'flag', 'one_core_threads', 'share_out',
-           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'per_block', 'one_each', 'fused',
-           'sorting_pays', 'count', 'evaluate_again', 'AnomalyMetrics', 'BlendPanel']
+           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'one_each', 'sorting_pays',
+           'AnomalyMetrics', 'BlendPanel']
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a19d7e00
 def two_sensors(
@@ -247,7 +248,8 @@ def as_float(
     return maps.to(torch.float32 if maps.element_size() < 4 else torch.float64)
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #3284ede7
-def per_block(self,
+@patch
+def per_block(self: Evaluator,
     work,           # function of a slice of images
     device="cpu",   # where it computes
 ) -> list:          # its results in order
@@ -262,9 +264,6 @@ def per_block(self,
     blocks = [slice(k, min(k + size, whole)) for k in range(0, whole, size)]
     return share_out(one, blocks, self.threads if size < whole else 1)
 
-
-Evaluator.per_block = per_block
-
 # %% ../../nbs/scoring/04_evaluator.ipynb #7c3a92d4
 def one_each(
     values,         # of a function that scores maps, numpy or torch
@@ -278,7 +277,8 @@ def one_each(
     return values
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a80c55fa
-def fused(self,
+@patch
+def fused(self: Evaluator,
     components,     # mapping from names to (N,H,W) tensors; a dict, or such that components[2:5] is three of the images
     fuse,           # function of components and weights: (N,H,W); each image on its own
     weights: dict,  # for `fuse`
@@ -304,9 +304,6 @@ def fused(self,
     self.per_block(work, first.device)
     return room, numbers
 
-
-Evaluator.fused = fused
-
 # %% ../../nbs/scoring/04_evaluator.ipynb #8fee435d
 @lru_cache(maxsize=None)
 def sorting_pays() -> bool:
@@ -319,7 +316,8 @@ def sorting_pays() -> bool:
     return min(times) < 8e-9 * len(sample)      # seconds
 
 
-def count(self,
+@patch
+def count(self: Evaluator,
     scores: torch.Tensor,   # (P,) scores of all pixels; they may come back in another order
 ) -> tuple:                 # found, higher, at_least, w as in `pixel_metrics`, by falling score
     "What all pixel metrics are made of."
@@ -333,11 +331,9 @@ def count(self,
         counts = count_by_buckets(scores, self.normal, ranked, buckets, self.threads, self.pause, keep=False)
     return count_ties(ranked)[1], *counts, self.region_weights[order]
 
-
-Evaluator.count = count
-
 # %% ../../nbs/scoring/04_evaluator.ipynb #6138fe13
-def evaluate_again(self,
+@patch
+def evaluate(self: Evaluator,
     maps,             # (N,H,W) scores, numpy or torch; or, with `fuse`, components
     scores=None,      # (N,) image scores, or a function of maps that gives them; None takes each map's maximum
     mode="exact",     # how AUPRO is computed, see `aupro`
@@ -359,9 +355,6 @@ def evaluate_again(self,
     metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(fused)), self.labels),
                       **pixel_metrics(*counts, self.normals, self.limits))
     return Metrics(metrics, **dict(zip(list(metrics)[4:], other)))
-
-
-Evaluator.evaluate = evaluate_again
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #873af846
 class AnomalyMetrics:

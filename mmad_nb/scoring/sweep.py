@@ -11,13 +11,13 @@ import time
 from typing import Sequence
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, unknown_name
 from .evaluator import Evaluator, one_core_threads
 
 # %% auto #0
-__all__ = ['Turns', 'coarse_to_fine', 'gently', 'Stopped', 'Sweep', 'stop', 'result', 'curve', 'best', 'SweepPanel', 'refresh',
-           'draw']
+__all__ = ['Turns', 'coarse_to_fine', 'gently', 'Stopped', 'Sweep', 'SweepPanel']
 
 # %% ../../nbs/scoring/05_sweep.ipynb #750e9f38
 class Turns:
@@ -93,17 +93,20 @@ class Sweep:
         self.future = one_core_threads(1).submit(work)
 
 # %% ../../nbs/scoring/05_sweep.ipynb #5c247171
-def _pause(self):
+@patch
+def _pause(self: Sweep):
     self.turns.wait()
     if self.stopped.is_set(): raise Stopped
 
 
-def stop(self):
+@patch
+def stop(self: Sweep):
     "Give up what is left; what was computed stays."
     self.stopped.set()
 
 
-def result(self,
+@patch
+def result(self: Sweep,
     timeout: float | None = None,   # seconds; None: as long as it takes
 ) -> list:                          # of Metrics, one for each value
     "Wait for the end. An error in the background is raised here."
@@ -111,7 +114,8 @@ def result(self,
     return self.metrics
 
 
-def curve(self,
+@patch
+def curve(self: Sweep,
     metric: str,      # such as "aupro@30"
 ) -> np.ndarray:      # (K,) one for each value; NaN where it is not there yet
     "The metric over the weight, as far as it is known."
@@ -120,11 +124,9 @@ def curve(self,
     if known and metric not in known[0]: raise unknown_name("metric", metric, known[0])
     return np.array([np.nan if m is None else m[metric] for m in self.metrics])
 
-
-Sweep._pause, Sweep.stop, Sweep.result, Sweep.curve = _pause, stop, result, curve
-
 # %% ../../nbs/scoring/05_sweep.ipynb #766b73d4
-def best(self,
+@patch
+def best(self: Sweep,
     metric: str,                # such as "aupro@30"
 ) -> tuple[float, float]:       # value of the weight, value of the metric
     "Where the metric is highest, as far as it is known."
@@ -132,9 +134,6 @@ def best(self,
     if np.isnan(values).all():
         raise DataError("sweep", "no position yet", "at least one", "Wait a moment, or call result().")
     return self.values[int(np.nanargmax(values))], float(np.nanmax(values))
-
-
-Sweep.best = best
 
 # %% ../../nbs/scoring/05_sweep.ipynb #037f2a2a
 class SweepPanel:
@@ -162,7 +161,8 @@ class SweepPanel:
         self.refresh()
 
 # %% ../../nbs/scoring/05_sweep.ipynb #499e7bf6
-def refresh(self, change=None):
+@patch
+def refresh(self: SweepPanel, change=None):
     "Evaluate the present position; the sweep waits."
     with self.turns:
         self.metrics = self.evaluator.evaluate(self.components, fuse=self.fuse, alpha=self.alpha.value)
@@ -173,7 +173,8 @@ def refresh(self, change=None):
             self.figure.data[-1].y = [self.metrics[name] for name in self.names]
 
 
-def draw(self):
+@patch
+def draw(self: SweepPanel):
     "Send the curves to the picture, as far as they are known; every tenth position and the last ones."
     if not hasattr(self, "sweep"): return               # the first position may be there before the sweep has its name
     known = sum(m is not None for m in self.sweep.metrics)
@@ -181,6 +182,3 @@ def draw(self):
     with self.figure.batch_update():
         for trace, name in zip(self.figure.data, self.names):
             trace.x, trace.y = self.sweep.values, self.sweep.curve(name)
-
-
-SweepPanel.refresh, SweepPanel.draw = refresh, draw
