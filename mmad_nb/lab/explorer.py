@@ -231,7 +231,8 @@ def _column(name, side):
     return column
 
 # %% ../../nbs/lab/04_explorer.ipynb #54dc3797
-def _clouds(self):
+@patch
+def _clouds(self: Explorer):
     "Two clouds whose cameras are tied together in the browser, in boxes of fixed size."
     import ipywidgets as W
     _, left, right = self.view
@@ -243,7 +244,8 @@ def _clouds(self):
     return boxes
 
 # %% ../../nbs/lab/04_explorer.ipynb #f3dbaa98
-def _pictures(self):
+@patch
+def _pictures(self: Explorer):
     "Photo, both maps over one bar, and the difference over its own."
     import ipywidgets as W
     self.images, self.bar, self.difference_bar, titled = {}, W.HTML(), W.HTML(), {}
@@ -265,7 +267,7 @@ def _build(self: Explorer):
     self.button = W.Button(description="as at the start", tooltip="set all weights of both sides to those of the start")
     self.button.on_click(lambda _: self.reset())
     weights = _column("left", self.left), _column("right", self.right)
-    rows = (self.sample, self.scale, self.button), weights, _pictures(self), (*_clouds(self), self.table)
+    rows = (self.sample, self.scale, self.button), weights, self._pictures(), (*self._clouds(), self.table)
     self.box = W.VBox([*(W.HBox(row, layout=wrap) for row in rows), self.message])
 
 # %% ../../nbs/lab/04_explorer.ipynb #7303daaa
