@@ -1,13 +1,19 @@
 # make lab    set up and open JupyterLab on the tour        make test   everything that CI checks
 # make tour   run the tour without a browser                make export / make stills NB=...   for those who edit notebooks
+# make oldest / make colab   notebooks and unit tests on the lowest versions that settings.ini declares, on Colab's
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
-# Two notebooks run at once, so each gets one core.
+# Which versions: newest, oldest or colab. The latter two have an environment of their own, which is kept.
+SET ?= newest
+PARTS ?= drift notebooks unit browser
+RESULTS := $(VENV)/results
+# Two notebooks or test files run at once, so each gets one core.
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: lab tour test export stills drift notebooks unit clean
+.NOTPARALLEL:
+.PHONY: lab tour test oldest colab drift notebooks unit browser chromium export stills clean
 
 lab: $(VENV)/.lab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_tour.ipynb
@@ -15,25 +21,31 @@ lab: $(VENV)/.lab
 tour: $(VENV)/.lab
 	$(BIN)/python .ci/tour.py
 
-test: $(VENV)/.dev chromium drift notebooks unit
+# Every part runs, whatever became of those before it; the summary fails if anything did.
+test: $(VENV)/.dev
+	@rm -rf $(RESULTS); $(BIN)/python .ci/versions.py table $(SET)
+	@$(MAKE) --no-print-directory --keep-going $(PARTS); $(BIN)/python .ci/summary.py $(RESULTS) $(PARTS)
+
+oldest colab:
+	@python=$$($(PYTHON) .ci/versions.py python $@) && \
+	$(MAKE) --no-print-directory test SET=$@ VENV=.venv-$@ PYTHON="$$python" PARTS="notebooks unit"
 
 # What is exported is what the notebooks say, and what is committed is clean.
 drift: $(VENV)/.dev
-	$(BIN)/pytest -q tests/test_drift.py
+	timeout 300 $(BIN)/pytest -q --junitxml $(RESULTS)/drift.xml tests/test_drift.py
 
-# Each notebook twice: its tests in process, then top to bottom in a real kernel, with hard time limits; the second
-# run of the latter repeats only what failed, since a kernel now and then stalls on starting.
+# Each notebook once, top to bottom in a real kernel: its tests are part of that run.
 notebooks: $(VENV)/.dev
-	$(RUN) timeout 1500 $(BIN)/nbdev-test --n-workers $(JOBS) --timing
-	$(RUN) timeout 1500 $(BIN)/pytest -q --nbmake --nbmake-timeout=180 -n $(JOBS) nbs || \
-	$(RUN) timeout 600 $(BIN)/pytest -q --nbmake --nbmake-timeout=180 --last-failed --last-failed-no-failures=none nbs
+	$(RUN) timeout 2400 $(BIN)/python .ci/notebooks.py --jobs $(JOBS) --results $(RESULTS)/notebooks.xml
 
 unit: $(VENV)/.dev
-	$(RUN) timeout 1500 $(BIN)/pytest -q -n $(JOBS) --dist loadfile tests --ignore tests/test_drift.py --ignore tests/test_browser.py
-	timeout 600 $(BIN)/pytest -q -s tests/test_browser.py
+	$(RUN) timeout 2400 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --junitxml $(RESULTS)/unit.xml \
+	  tests --ignore tests/test_drift.py --ignore tests/test_browser.py
+
+browser: $(VENV)/.dev chromium
+	timeout 900 $(BIN)/pytest -q -s --junitxml $(RESULTS)/browser.xml tests/test_browser.py
 
 # The browser test needs chromium. Where we may install it we do; elsewhere the test says that it was skipped.
-.PHONY: chromium
 chromium:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -56,9 +68,10 @@ $(VENV)/.lab: settings.ini setup.py pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -e ".[lab]"
 	touch $@
 
-$(VENV)/.dev: settings.ini setup.py pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet -e ".[dev]"
-	touch $@ $(VENV)/.lab
+$(VENV)/.dev: settings.ini setup.py pyproject.toml .ci/versions.py | $(VENV)/bin/python
+	$(BIN)/python .ci/versions.py pins $(SET) > $(VENV)/pins.txt
+	$(BIN)/pip install --quiet -c $(VENV)/pins.txt -e ".[$(if $(filter newest,$(SET)),dev,test)]"
+	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-colab build dist *.egg-info

@@ -12,6 +12,8 @@ ini = ConfigParser(delimiters=["="])
 ini.read(here / "settings.ini", encoding="utf8")
 cfg = ini["DEFAULT"]
 version = re.search(r'__version__ = "(.+?)"', (here / "mmad_nb/__init__.py").read_text()).group(1)
+extras = {name: cfg[name + "_requirements"].split() for name in ("lab", "test", "dev", "diffusion", "benchmark")}
+extras["dev"] += extras["test"]
 
 
 class BuildWithSamples(build_py):
@@ -28,5 +30,5 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf8"), long_description_content_type="text/markdown",
     python_requires=">=" + cfg["min_python"], packages=find_packages(include=["mmad_nb", "mmad_nb.*"]),
     package_data={"mmad_nb": ["weights/*"]}, install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[name + "_requirements"].split() for name in ("lab", "dev", "diffusion", "benchmark")},
+    extras_require=extras,
     entry_points={"nbdev": ["mmad_nb = mmad_nb._modidx:d"]}, cmdclass={"build_py": BuildWithSamples})

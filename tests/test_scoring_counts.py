@@ -12,10 +12,11 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from mmad_nb.core.runtime import DataError
 from mmad_nb.scoring import (AnomalyMetrics, Evaluator, Sweep, Turns, aupro, auroc, average_precision, evaluate, f1_max,
                              pro_curve, roc_curve)
-from mmad_nb.scoring.evaluator import choose_buckets, count_by_buckets, share_out
+from mmad_nb.scoring.evaluator import Buckets, choose_buckets, count_by_buckets, share_out
 from mmad_nb.scoring.sweep import Stopped, coarse_to_fine
 
 aupro_module = sys.modules["mmad_nb.scoring.aupro"]  # the name mmad_nb.scoring.aupro is the function
+evaluator_module = sys.modules["mmad_nb.scoring.evaluator"]
 
 
 # ---- the definition, word by word -----------------------------------------------------------------------------------
@@ -91,15 +92,39 @@ def test_counts_by_buckets_equal_the_loop(kind, dtype):
             assert all(np.asarray(c).dtype == np.int64 for c in got)
 
 
-def test_only_fused_maps_are_sorted_where_they_lie(monkeypatch):
+def test_buckets_beyond_the_largest_number():
+    "The upper end of the last bucket may lie beyond what int32 holds, which some versions of torch refuse as a bound."
+    for dtype, shift in ((np.float32, 29), (np.float64, 61)):
+        one = int(dtype(1).view(f"i{dtype().itemsize}"))
+        buckets = Buckets(low=0., first=one, shift=shift, count=8, solid=False)
+        scores = torch.tensor([-1., 0., 1., 2., 1e30, torch.inf], dtype=torch.from_numpy(dtype([0])).dtype)
+        expected = [max(0, int(bits) - one) >> shift for bits in scores.clamp(0).numpy().view(f"i{dtype().itemsize}")]
+        assert buckets.number(scores).tolist() == expected
+    huge = torch.tensor([0., 1., 1e38, 2e38, 3e38, torch.inf])
+    assert choose_buckets(huge, 0., 4).number(huge).diff().min() >= 0
+
+
+def test_the_stop_watch_decides_unless_told(monkeypatch):
+    roads = []
+    monkeypatch.setattr(evaluator_module, "choose_buckets", lambda *args: roads.append("buckets") or choose_buckets(*args))
+    components, masks = pair()
+    for pays, told, expected in ((True, None, 0), (False, None, 1), (True, False, 1), (False, True, 0)):
+        monkeypatch.setattr(evaluator_module, "sorting_pays", lambda: pays)
+        judge = Evaluator(masks)
+        judge.by_sorting = told
+        roads.clear()
+        same(judge.evaluate(components["rgb"]), evaluate(components["rgb"], masks))
+        assert len(roads) == expected
+
+
+def test_only_fused_maps_are_sorted_where_they_lie():
     "The user's maps come back as they were, however the counts are made."
-    from mmad_nb.scoring import evaluator
     rng = np.random.default_rng(0)
     maps, masks = rng.random((6, 32, 32), np.float32), rng.random((6, 32, 32)) < .1
     expected = evaluate(maps, masks)
-    for pays in True, False:
-        monkeypatch.setattr(evaluator, "sorting_pays", lambda: pays)
+    for by_sorting in True, False:
         given, judge = maps.copy(), Evaluator(masks)
+        judge.by_sorting = by_sorting
         parts = {"a": torch.from_numpy(given), "b": torch.from_numpy(given)}
         fuse = lambda parts, w: torch.lerp(parts["a"], parts["b"], w)
         for mode in "exact", "legacy-100", "exact":
@@ -115,16 +140,18 @@ def test_everything_agrees_with_the_definition(kind):
         rng = np.random.default_rng(seed)
         masks = draw_masks(rng)
         scores = KINDS[kind](rng, masks.size).reshape(masks.shape).astype(rng.choice([np.float32, np.float64]))
-        both = evaluate(scores, masks), Evaluator(masks).evaluate(scores)
+        roads = Evaluator(masks), Evaluator(masks)
+        roads[0].by_sorting, roads[1].by_sorting = True, False
+        every = evaluate(scores, masks), *(judge.evaluate(scores) for judge in roads)
         for limit in (.3, .1, .05, .01) if masks.any() and not masks.all() else ():
             expected = aupro_by_thresholds(scores, masks, limit)
-            for metrics in both: assert metrics[f"aupro@{100 * limit:g}"] == pytest.approx(expected, abs=1e-12)
+            for metrics in every: assert metrics[f"aupro@{100 * limit:g}"] == pytest.approx(expected, abs=1e-12)
         if masks.any() and not masks.all() and np.isfinite(scores).all():
             truth, flat = masks.ravel(), scores.ravel()
-            for metrics in both:
+            for metrics in every:
                 assert metrics["pixel_auroc"] == pytest.approx(roc_auc_score(truth, flat), abs=1e-12)
                 assert metrics["pixel_ap"] == pytest.approx(average_precision_score(truth, flat), abs=1e-12)
-        same(*both)
+        for other in every[1:]: same(every[0], other)
 
 
 @pytest.mark.parametrize("score, higher, at_least", [(1, 1, 1), (0, 1, (1 << 24) + 5), (2, 0, 1)])
@@ -150,7 +177,7 @@ def test_monotone_rescaling_changes_nothing():
     scores = rng.standard_normal(masks.shape) + masks
     judge = Evaluator(masks)
     for stretch in (np.exp, np.arctan, lambda s: s ** 3, lambda s: 1e5 * s - 7):
-        assert list(judge.evaluate(stretch(scores)).values()) == list(judge.evaluate(scores).values())
+        same(judge.evaluate(stretch(scores)), judge.evaluate(scores))
 
 
 def test_curves_enclose_their_areas():
@@ -181,11 +208,11 @@ def test_tensors_that_stay_on_their_device(monkeypatch):
     maps, kept = aupro_module.as_maps_and_masks(torch.from_numpy(scores), masks)
     assert isinstance(maps, torch.Tensor) and isinstance(kept, np.ndarray)
     tensors = torch.from_numpy(scores), torch.from_numpy(masks)
-    assert evaluate(*tensors) == expected
-    assert aupro(*tensors, [.3, .01]) == [expected["aupro@30"], expected["aupro@1"]]
-    assert aupro(*tensors, .05, "legacy-100") == aupro(scores, masks, .05, "legacy-100")
-    assert np.array_equal(pro_curve(*tensors), pro_curve(scores, masks))
-    assert average_precision(tensors[0][tensors[1]], tensors[0][~tensors[1]]) == expected["pixel_ap"]
+    same(evaluate(*tensors), expected)
+    assert aupro(*tensors, [.3, .01]) == pytest.approx([expected["aupro@30"], expected["aupro@1"]])
+    assert aupro(*tensors, .05, "legacy-100") == pytest.approx(aupro(scores, masks, .05, "legacy-100"))
+    np.testing.assert_allclose(pro_curve(*tensors), pro_curve(scores, masks), rtol=1e-12)
+    assert average_precision(tensors[0][tensors[1]], tensors[0][~tensors[1]]) == pytest.approx(expected["pixel_ap"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -201,7 +228,7 @@ def test_number_types(dtype):
     masks = pair()[1]
     maps = (torch.rand(masks.shape, generator=torch.Generator().manual_seed(0)) * 50).to(dtype)
     same(Evaluator(masks).evaluate(maps), evaluate(maps, masks))
-    if dtype != torch.bfloat16: assert Evaluator(masks).evaluate(maps.numpy()) == Evaluator(masks).evaluate(maps)
+    if dtype != torch.bfloat16: same(Evaluator(masks).evaluate(maps.numpy()), Evaluator(masks).evaluate(maps))
 
 
 def test_views_and_read_only_arrays():
@@ -236,10 +263,10 @@ def test_fused_block_by_block_is_fused_at_once():
     judge = Evaluator(masks)
     for alpha in (0., .3, 1., .3):
         now = judge.evaluate(components, fuse=blend, alpha=alpha)
-        assert now == judge.evaluate(blend(components, alpha)) == Evaluator(masks).evaluate(blend(components, alpha))
+        for other in judge, Evaluator(masks): same(now, other.evaluate(blend(components, alpha)))
     given = judge.evaluate(components, fuse=blend, alpha=.3, scores=lambda maps: maps.flatten(1).mean(1))
-    assert given == judge.evaluate(blend(components, .3), scores=blend(components, .3).flatten(1).mean(1))
-    assert judge.evaluate(components, fuse=lambda parts: blend(parts).double()) == judge.evaluate(blend(components).double())
+    same(given, judge.evaluate(blend(components, .3), scores=blend(components, .3).flatten(1).mean(1)))
+    same(judge.evaluate(components, fuse=lambda parts: blend(parts).double()), judge.evaluate(blend(components).double()))
 
 
 def test_components_of_a_detector():
@@ -247,7 +274,7 @@ def test_components_of_a_detector():
     components, masks = pair()
     whole = Components(components, torch.ones(masks.shape, dtype=torch.bool))
     judge = Evaluator(masks)
-    assert judge.evaluate(whole, fuse=blend, alpha=.2) == judge.evaluate(components, fuse=blend, alpha=.2)
+    same(judge.evaluate(whole, fuse=blend, alpha=.2), judge.evaluate(components, fuse=blend, alpha=.2))
 
 
 def test_labels_given_and_metrics_undefined():
@@ -293,7 +320,7 @@ def test_batches_are_evaluated_together():
     assert list(metric.compute().values()) == pytest.approx(list(evaluate(maps, masks).values()))
     legacy = AnomalyMetrics(limits=[.1], mode="legacy-99")
     legacy.update(maps.numpy(), masks, scores=np.arange(23), labels=np.arange(23) > 11)
-    assert legacy.compute()["aupro@10"] == aupro(maps, masks, .1, "legacy-99") and legacy.compute()["image_auroc"] == 1
+    assert legacy.compute()["aupro@10"] == pytest.approx(aupro(maps, masks, .1, "legacy-99")) and legacy.compute()["image_auroc"] == 1
 
 
 # ---- threads and the sweep ------------------------------------------------------------------------------------------
@@ -312,7 +339,7 @@ def test_sweep_is_the_same_as_one_after_the_other():
     components, masks = pair()
     values = np.linspace(0, 1, 9)
     sweep = Sweep(Evaluator(masks), components, blend, "alpha", values)
-    assert sweep.result(60) == [Evaluator(masks).evaluate(blend(components, a)) for a in values]
+    for metrics, a in zip(sweep.result(60), values, strict=True): same(metrics, Evaluator(masks).evaluate(blend(components, a)))
     assert sweep.best("aupro@30")[1] == max(sweep.curve("aupro@30"))
 
 
@@ -356,7 +383,8 @@ def test_maps_come_back_as_they_were():
     judge, parts = Evaluator(masks), {"maps": torch.from_numpy(maps)}
     held, _ = judge.fused(parts, lambda parts: parts["maps"], {})
     first = judge.evaluate(held)
-    assert judge.evaluate(held) == first == judge.evaluate(maps) and np.array_equal(held, maps)
+    for again in judge.evaluate(held), judge.evaluate(maps): same(again, first)
+    assert np.array_equal(held, maps)
     judge.evaluate(maps[::-1].copy())
     assert np.array_equal(held, maps)
 
@@ -367,14 +395,14 @@ def test_two_threads_may_ask_one_evaluator():
     judge = Evaluator(many(15)[1])
     alone = [judge.evaluate(maps) for maps in sets]
     with ThreadPoolExecutor(4) as pool: together = list(pool.map(judge.evaluate, sets * 6))
-    assert together == alone * 6
+    for one, other in zip(together, alone * 6, strict=True): same(one, other)
 
 
 def test_inference_mode_changes_nothing():
     maps, masks = many(15)
     judge = Evaluator(masks)
     with torch.inference_mode(): inside = judge.evaluate(torch.from_numpy(maps) + 0)
-    assert judge.evaluate(maps) == inside
+    same(judge.evaluate(maps), inside)
 
 
 def test_a_function_of_scores_gives_one_for_each_map():
@@ -383,4 +411,4 @@ def test_a_function_of_scores_gives_one_for_each_map():
     for wrong in (lambda some: some.max(), lambda some: some.max().reshape(1), lambda some: some[0]):
         with pytest.raises(DataError, match="one for each map"): judge.evaluate(maps, scores=wrong)
     grows = lambda some: some.amax((1, 2)) * torch.ones((), requires_grad=True)
-    assert judge.evaluate(maps, scores=grows) == judge.evaluate(maps, scores=lambda some: some.numpy().max((1, 2)))
+    same(judge.evaluate(maps, scores=grows), judge.evaluate(maps, scores=lambda some: some.numpy().max((1, 2))))
