@@ -68,6 +68,7 @@ class Buckets:
         bits = distance.view(torch.int32 if scores.dtype == torch.float32 else torch.int64)
         above = distance > 0 if self.solid else None
         last = self.first + ((self.count - 1 - self.solid) << self.shift)
+        last = min(last, torch.iinfo(bits.dtype).max)   # no score lies beyond, and not every torch takes such a bound
         number = bits.clamp_(self.first, last).sub_(self.first).bitwise_right_shift_(self.shift).to(torch.int32)
         return number + above if self.solid else number
 
@@ -235,6 +236,7 @@ class Evaluator:
         self.normal = torch.from_numpy(~self.masks).flatten()
         self.normals = len(self.normal) - len(self.places)         # how many they are
         self.spare = {}                                            # "room": memory for fused maps, unless in use
+        self.by_sorting = None   # how to count: True sorts, False takes buckets; None: what is quicker on this processor
         self.threads, self.pause = min(torch.get_num_threads(), 8), lambda: None
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #7906585b
@@ -327,7 +329,8 @@ def count(self: Evaluator,
     size = 1 << int(np.clip(np.log2(4 * len(bad) + 1) + 1, 16, 19))     # four buckets or more to each defective pixel
     if scores.device.type != "cpu": counts = count_outranking(ranked, scores[self.normal.to(scores.device)])
     else:
-        buckets = None if sorting_pays() else choose_buckets(scores, scores.min().item(), size)
+        by_sorting = sorting_pays() if self.by_sorting is None else self.by_sorting
+        buckets = None if by_sorting else choose_buckets(scores, scores.min().item(), size)
         counts = count_by_buckets(scores, self.normal, ranked, buckets, self.threads, self.pause, keep=False)
     return count_ties(ranked)[1], *counts, self.region_weights[order]
 
