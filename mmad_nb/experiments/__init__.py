@@ -1,5 +1,7 @@
-"Comparisons: the tables of the papers beside ours, and what each part is worth."
+"Comparisons: who learns from what and is tested on what; the tables of the papers beside ours; and what each part is worth."
 from .ablations import study, study_table
+from .protocols import PROTOCOLS, RULES, Splits, Study, StudyPanel, find_layout, open_data, run_protocol, study_bars
 from .published import TABLES, measured
 
-__all__ = ["TABLES", "measured", "study", "study_table"]
+__all__ = ["PROTOCOLS", "RULES", "Splits", "Study", "StudyPanel", "TABLES", "find_layout", "measured", "open_data", "run_protocol", "study",
+           "study_bars", "study_table"]
