@@ -1,4 +1,5 @@
-"""Real captures of ../shared/data, brought into the layouts that our readers know. Nothing of them is kept in the repository."""
+"""Real captures of ../shared/data (or $MMAD_NB_REAL_DATA), brought into the layouts that our readers know. Nothing of them is kept in the repository."""
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ from PIL import Image
 
 from mmad_nb.data.clouds import read_pcd
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(os.environ.get("MMAD_NB_REAL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
 def shared(*parts) -> Path:
-    "A path below ../shared/data; the test is skipped, and says so, where it is not there."
+    "A path below that folder; the test is skipped, and says so, where it is not there."
     path = SHARED.joinpath(*parts)
     if not path.exists(): pytest.skip(f"{path} is not there")
     return path

@@ -185,7 +185,7 @@ def test_prepare_dataset_writes_a_new_tree(root, tmp_path):
 def test_a_prepared_tree_is_not_prepared_again(root, tmp_path, monkeypatch):
     target = prepare_dataset(root, tmp_path / "ready")
     import mmad_nb.data.datasets as module
-    monkeypatch.setattr(module, "prepare", lambda *a, **k: pytest.fail("prepared twice"))
+    monkeypatch.setattr(module, "find_foreground", lambda *a, **k: pytest.fail("prepared twice"))
     assert MVTec3D(target)[0].size == (224, 224) and MVTec3D(target, prepared=False)[0].size == (60, 60)
     says(lambda: prepare_dataset(target, tmp_path / "again"), "prepared already", "Read it with MVTec3D")
     assert not (tmp_path / "again").exists()

@@ -10,7 +10,11 @@ import hashlib
 import inspect
 import io
 import json
+import lzma
+import os
+import struct
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,38 +24,129 @@ import numpy as np
 
 from .. import __version__
 from ..core.runtime import DataError, progress, unknown_name, written_beside
-from .prepare import find_foreground, prepare, square
-from .sample import Sample
+from .prepare import Foreground, check_sample, check_settings, check_size, find_foreground, square
+from .sample import Sample, check_amount
 
 # %% auto #0
-__all__ = ['MANIFEST', 'UNFINISHED', 'MADE_BY', 'read_rgb', 'valid_xyz', 'read_xyz', 'read_mask', 'read_sample', 'Entry',
-           'Captures', 'CaptureFolders', 'read_manifest', 'capture_files', 'MVTec3D', 'prepare_dataset',
-           'capture_picture', 'BrowsePanel']
+__all__ = ['ADAM7', 'ABSURD', 'DEFLATE', 'LZMA', 'MANIFEST', 'UNFINISHED', 'MADE_BY', 'ENDINGS', 'OTHER_ENDINGS', 'file_bytes',
+           'png_bits', 'read_rgb', 'rounding', 'check_coordinates', 'valid_xyz', 'unpacked', 'tiff_page', 'read_xyz',
+           'read_mask', 'read_sample', 'Entry', 'Captures', 'visible', 'files_below', 'by_stem', 'CaptureFolders',
+           'read_manifest', 'capture_files', 'check_flag', 'MVTec3D', 'prepare_dataset', 'capture_picture',
+           'BrowsePanel']
 
 # %% ../../nbs/data/03_datasets.ipynb #4c60735f
-def _open(path, read, expected):
-    "`read(path)`, or a DataError that names the file."
+def file_bytes(
+    path,               # of a file
+    expected="a file",  # what it should be, for the message
+) -> bytes:
+    "The content of a file; a DataError where there is none, or more than the limit of check_amount."
+    if not isinstance(path, (str, os.PathLike)):
+        raise DataError("path", f"a {type(path).__name__}", f"the path of {expected}", "Give a str or a Path.")
     try:
-        return read(path)
-    except FileNotFoundError as error:
-        raise DataError(path, "no such file", expected, "Check the path, or copy the data set again.") from error
+        if not os.path.exists(path):
+            raise DataError(path, "no such file", expected, "Check the path, or copy the data set again.")
+        if not os.path.isfile(path):
+            raise DataError(path, "a folder or a device", expected, "Give the file itself.")
+        check_amount(path, os.path.getsize(path) // 16)                    # no number takes more than 16 bytes
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(path, f"a file that cannot be opened ({error.strerror})", expected,
+                        "Check its permissions, and whether the disk is still there.") from error
+
+
+def _open(path, read, expected):
+    "`read(its bytes)`, or a DataError that names the file."
+    data = file_bytes(path, expected)
+    try:
+        return read(data)
+    except DataError:
+        raise
     except Exception as error:  # image libraries raise many kinds of error on a broken file
-        raise DataError(path, f"a file that cannot be read ({type(error).__name__}: {error})", expected,
+        raise DataError(path, f"a file that cannot be read ({type(error).__name__}: {str(error)[:200]})", expected,
                         "The file is broken or not whole: copy or download it again.") from error
 
+# %% ../../nbs/data/03_datasets.ipynb #6d36a352
+ADAM7 = (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 
-def _picture(path, mode=None):
+
+def png_bits(
+    data: bytes,  # a PNG file
+) -> int:         # bits of one channel: 1, 2, 4, 8 or 16
+    "The depth of a PNG; ValueError if it unpacks to less than its rows need."
+    at, packed = 8, []
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IHDR": W, H, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, at + 8)
+        if kind == b"IDAT": packed.append(data[at + 8:at + 8 + length])
+        at += length + 12
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    needed = 0
+    for left, top, right, down in ADAM7 if interlaced else [(0, 0, 1, 1)]:   # interlaced: seven smaller pictures
+        columns, rows = -(-(W - left) // right), -(-(H - top) // down)
+        if columns > 0 and rows > 0: needed += rows * (1 + -(-columns * channels * bits // 8))
+    there = len(zlib.decompressobj().decompress(b"".join(packed), needed + 1))
+    if there < needed: raise ValueError(f"{there} of {needed} bytes of pixels")
+    return bits
+
+
+def _picture(data, path):
+    "A PNG or JPEG as a Pillow picture, all of it there, and the bits of its channels."
     from PIL import Image
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert(mode) if mode else picture)
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+        check_amount(path, 3 * picture.width * picture.height)              # known before anything is unpacked
+        bits = png_bits(data) if picture.format == "PNG" else 8
+        picture.load()
+    return picture, bits
 
 
 def read_rgb(
-    path,          # PNG or JPEG
+    path,          # PNG or JPEG, 8 or 16 bits
 ) -> np.ndarray:   # (3,H,W) float32 in [0,1]
     "A photo, channels first."
-    picture = _open(path, lambda p: _picture(p, "RGB"), "a whole colour picture")
-    return np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255
+    def read(data):
+        "Values and the largest possible one."
+        picture, bits = _picture(data, path)
+        if picture.mode.startswith("I"): return np.asarray(picture)[..., None].repeat(3, -1), 65535
+        values = np.asarray(picture.convert("RGB"))
+        return (values, 255) if bits < 16 else (values.astype(np.uint16) * 257, 65535)
+    values, most = _open(path, read, "a whole colour picture")
+    if most == 65535 and values.max() < 4096:
+        raise DataError(path, f"a 16-bit photo whose largest value is {values.max()}", "values up to 65535",
+                        "Is it a photo of 12 bits? Multiply it by 16, or save it with 8 bits.")
+    return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32) / most
+
+# %% ../../nbs/data/03_datasets.ipynb #efe4a8ca
+ABSURD = 1e7  # a coordinate beyond it, in any unit, is no measurement
+
+
+def rounding(
+    low: np.ndarray,   # (3,) smallest coordinates
+    high: np.ndarray,  # (3,) largest
+    dtype,             # of the numbers
+) -> float:            # as a share of the longest side of the box; 0 for a single point
+    "The distance between neighbouring numbers of this type where they are largest."
+    reach = np.maximum(abs(low), abs(high)).max()
+    side = float((high - low).max())
+    return float(np.spacing(np.dtype(dtype).type(reach))) / side if side > 0 else 0.0
+
+
+def check_coordinates(
+    low: np.ndarray,         # (3,) smallest coordinates
+    high: np.ndarray,        # (3,) largest
+    dtype,                   # of the file's numbers
+    where,                   # named in the message
+    coarsest: float = 1e-4,  # largest rounding that is accepted
+):
+    "DataError where coordinates are absurd, or too far from the origin for float32 (or for the file's own numbers)."
+    reach = np.maximum(abs(low), abs(high)).max()
+    if reach > ABSURD:
+        raise DataError(where, f"coordinates up to {reach:.3g}", f"numbers below {ABSURD:g}",
+                        "The file is broken, or in the wrong byte order: copy or export it again.")
+    share = max(rounding(low, high, np.float32), rounding(low, high, dtype))
+    if share > coarsest:
+        raise DataError(where, f"an object of {float((high - low).max()):.3g} at {reach:.9g} from the origin",
+                        f"coordinates that float32 resolves to {coarsest:g} of the object (here {share:.2g})",
+                        "Subtract the position of the sensor, in double precision, and save again.")
 
 # %% ../../nbs/data/03_datasets.ipynb #0c74a53f
 def valid_xyz(
@@ -59,41 +154,108 @@ def valid_xyz(
     where="xyz",                    # named in messages
 ) -> tuple[np.ndarray, np.ndarray]: # xyz (3,H,W) float32 with zeros, valid (H,W) bool
     "Positions with one spelling of 'not measured', and the picture that says where."
+    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype.kind != "f":
+        raise DataError(where, f"{array.dtype} of shape {array.shape}", "(H, W, 3) floating-point", "Channels last.")
     if infinite := int(np.isinf(array).any(-1).sum()):
         warnings.warn(f"{where}: {infinite} pixels hold infinite coordinates; they count as not measured.")
     valid = np.isfinite(array).all(-1) & (array != 0).any(-1)
     if not valid.any():
         raise DataError(where, "no valid point: every pixel is zero, NaN or infinite", "at least one measured pixel",
                         "Leave this capture out.")
+    measured = array[valid]
+    check_coordinates(measured.min(0), measured.max(0), array.dtype, where)
     xyz = np.where(valid[..., None], array, 0).transpose(2, 0, 1)
     return np.ascontiguousarray(xyz, dtype=np.float32), valid
 
 # %% ../../nbs/data/03_datasets.ipynb #e90c2c2c
-def _tiff(path):
+DEFLATE, LZMA = (8, 32946), 34925  # numbers of compressions in TIFF; 1 is none
+
+
+def unpacked(
+    strip: bytes,      # compressed
+    compression: int,  # its number in TIFF
+    most: int,         # stop after so many bytes
+) -> bytes:
+    "A strip of a TIFF as it was before compression."
+    if compression in DEFLATE: return zlib.decompressobj().decompress(strip, most)
+    if compression == LZMA: return lzma.LZMADecompressor(memlimit=2**28).decompress(strip, most)
+    return strip[:most]
+
+
+def tiff_page(
+    page,             # a page of tifffile
+    data: bytes,      # the whole file
+    path,             # named in messages
+) -> np.ndarray:      # the picture; a DataError or ValueError unless every strip is there and unpacks to its own size
+    "One picture of a TIFF file."
+    check_amount(path, int(np.prod(page.shape)))
+    check_amount(path, int(np.prod(page.chunks)))
+    if page.compression not in (1, *DEFLATE, LZMA) or page.predictor != 1:
+        packing = getattr(page.compression, "name", page.compression)
+        raise DataError(path, f"{packing} compression" + " with a predictor" * (page.predictor != 1),
+                        "none, deflate or LZMA", "Install imagecodecs, and save it again with tifffile.imwrite(path, "
+                        "tifffile.imread(path), photometric='rgb').")
+    if page.bitspersample != 8 * page.dtype.itemsize or page.fillorder != 1: raise ValueError("numbers of odd size")
+    full, rows = int(np.prod(page.chunks)) * page.dtype.itemsize, page.chunks[0]
+    stripes = -(-page.imagelength // rows)                                 # strips from top to bottom
+    if len(page.dataoffsets) != int(np.prod(page.chunked)): raise ValueError("a strip is missing")
+    strips = []
+    for i, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+        needed = full if page.is_tiled else full // rows * min(rows, page.imagelength - i % stripes * rows)
+        strip = unpacked(data[offset:offset + count], page.compression, full + 1) if offset else b""
+        if not needed <= len(strip) <= full + (page.compression == 1):
+            raise ValueError(f"strip {i} has {len(strip)} bytes instead of {needed}")
+        strips.append(strip[:needed])
+    if page.is_tiled: return page.asarray()
+    return np.frombuffer(b"".join(strips), page.dtype.newbyteorder(page.parent.byteorder)).reshape(page.shape)
+
+
+def _tiff(data, path):
+    "The pages of a TIFF, side by side if they are several."
     import tifffile
-    array = tifffile.imread(path)
-    if not array.size: raise ValueError("no picture in it")
-    return array
+    with tifffile.TiffFile(io.BytesIO(data), is_ome=False) as file:
+        pages = [file.pages[i] for i in range(len(file.pages))]
+        if len({(page.shape, page.dtype) for page in pages}) > 1 or pages[0].dtype is None:
+            raise DataError(path, f"{len(pages)} pictures of different kinds", "one picture, or x, y and z",
+                            "Save one array of H x W x 3.")
+        check_amount(path, len(pages) * int(np.prod(pages[0].shape)))
+        pictures = [tiff_page(page, data, path) for page in pages]
+    return pictures[0] if len(pictures) == 1 else np.stack(pictures)
 
 
 def read_xyz(
-    path,                           # TIFF
+    path,                           # TIFF of H x W x 3 or 3 x H x W floating-point numbers
 ) -> tuple[np.ndarray, np.ndarray]: # xyz (3,H,W) float32, valid (H,W) bool
     "The position of every pixel, and where it was measured."
     expected = "a TIFF of H x W x 3 floating-point numbers, metres"
-    array = _open(path, _tiff, expected)
+    array = _open(path, lambda data: _tiff(data, path), expected)
+    if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3: array = array.transpose(1, 2, 0)
     if array.dtype.kind != "f" or array.ndim != 3 or array.shape[-1] != 3:
-        raise DataError(path, f"{array.dtype} of shape {array.shape}", expected,
-                        "Convert depth pictures to points first; see the Eyecandies notebook.")
+        do = "Convert depth pictures to points first; see the Eyecandies notebook."
+        if array.ndim == 3 and array.shape[-1] > 3: do = "Are x, y, z the first three channels? Save those alone."
+        elif array.ndim == 3: do = "Convert the numbers to metres and save them as float32."
+        raise DataError(path, f"{array.dtype} of shape {array.shape}", expected, do)
     return valid_xyz(array, path)
 
 # %% ../../nbs/data/03_datasets.ipynb #8d9a7b93
 def read_mask(
-    path,         # PNG of class ids, 0 where nothing is wrong
+    path,         # PNG of class ids, 0 where nothing is wrong; also in colour, with a palette or transparency
 ) -> np.ndarray:  # (H,W) bool
-    "Where the defect is: every pixel that is not zero."
-    picture = _open(path, _picture, "a grey picture, 0 where nothing is wrong")
-    return (picture > 0).any(-1) if picture.ndim == 3 else picture > 0
+    "Where the defect is: every pixel that is not black (and not transparent)."
+    def read(data):
+        "Values (H,W,C) and the opacity (H,W)."
+        picture, _ = _picture(data, path)
+        if picture.format != "PNG": raise ValueError("JPEG smears the edges of a mask; save it as PNG")
+        if picture.mode in ("P", "PA"): picture = picture.convert("RGBA")
+        values = np.atleast_3d(np.asarray(picture))
+        return (values[..., :-1], values[..., -1] > 0) if picture.mode in ("LA", "RGBA") else (values, True)
+    values, seen = _open(path, read, "a grey picture, 0 where nothing is wrong")
+    mask = (values > 0).any(-1) & seen
+    if not mask.any() and np.any(seen) and not np.all(seen):
+        raise DataError(path, "black pixels, some of them transparent", "a grey picture, 0 where nothing is wrong",
+                        "Save the mask without transparency.")
+    if mask.all(): warnings.warn(f"{path}: this mask marks every pixel; is it inverted?")
+    return mask
 
 # %% ../../nbs/data/03_datasets.ipynb #2f8e1726
 def read_sample(
@@ -162,43 +324,92 @@ class Captures(Sequence):
         return "\n".join(rows)
 
 # %% ../../nbs/data/03_datasets.ipynb #fb06b1d5
+def visible(
+    folder: Path,     # a folder
+) -> list[Path]:      # empty where there is no such folder
+    "What lies in a folder, sorted, without hidden files (names with a dot, such as macOS' companions ._000.png)."
+    try:
+        if not os.path.isdir(folder): return []
+        return sorted(p for p in Path(folder).iterdir() if p.name[0] != ".")
+    except OSError as error:
+        raise DataError(folder, f"a folder that cannot be read ({error.strerror})", "a folder of the data set",
+                        "Check its permissions, and whether the disk is still there.") from error
+
+
 def _known_categories(root, folders):
     "Categories under the root: folders that contain one of `folders`."
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(root, "no such folder", "the root of a data set",
                         "Check the path; on Colab, mount or download the data first.")
     def holds_one(path):
         "Whether `path` is a category."
-        return any((path / name).is_dir() for name in folders)
-    known = sorted(p.name for p in root.iterdir() if p.is_dir() and holds_one(p))
+        return any(os.path.isdir(path / name) for name in folders)
+    known = [p.name for p in visible(root) if holds_one(p)]
     if not known:
-        inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "an empty folder"
+        inside = ", ".join(p.name for p in visible(root)[:8]) or "an empty folder"
         here = "one category itself" if holds_one(root) else inside
         raise DataError(root, here, f"one folder per category, each with {' or '.join(folders)}",
                         "Give the folder above or below it.")
     return known
 
 # %% ../../nbs/data/03_datasets.ipynb #5ec1cdce
+def files_below(
+    folder: Path,  # any folder
+    most: int = 3, # how many are enough
+) -> list[Path]:
+    "The first files below a folder."
+    found = []
+    for path in visible(folder):
+        found += files_below(path, most - len(found)) if os.path.isdir(path) else [path]
+        if len(found) >= most: break
+    return found[:most]
+
+
+def by_stem(
+    paths: list[Path],  # files of one folder
+    endings: tuple,     # such as (".png", ".jpg"); capitals count as small letters
+) -> dict:              # name without ending -> Path
+    "The files with one of these endings; a DataError where two share a name."
+    found = {}
+    for path in paths:
+        if path.suffix.lower() not in endings: continue
+        if path.stem in found:
+            raise DataError(path.parent, f"{found[path.stem].name} and {path.name}", "one file for each capture",
+                            "Remove the one that is out of date.")
+        found[path.stem] = path
+    return found
+
+
 class CaptureFolders(Captures):
     "Captures in ROOT/CATEGORY/SPLIT. A subclass says how to `_list` one such folder."
     splits = {"train": "train", "validation": "validation", "test": "test"}  # name -> folder
+    endings = ".png", ".tiff"                                                # of its files, for messages
 
     def __init__(self,
         root,                    # folder that holds one folder per category
         category=None,           # name, list of names, or None for all there are
         split: str = "train",    # one of `splits`
     ):
+        if not isinstance(root, (str, os.PathLike)):
+            raise DataError("root", f"a {type(root).__name__}", "the path of a folder", "Give a str or a Path.")
         self.root, self.split = Path(root), split
-        if split not in self.splits: raise unknown_name("split", split, self.splits)
+        if not isinstance(split, str) or split not in self.splits: raise unknown_name("split", split, self.splits)
         folder = self.splits[split]
         known = _known_categories(self.root, self.splits.values())
-        wanted = [category] if isinstance(category, str) else known if category is None else list(category)
+        if category is None: category = known
+        wanted = [category] if isinstance(category, str) else category
+        if not isinstance(wanted, (list, tuple, set)) or not wanted:
+            raise DataError("category", repr(category), "a name, a list of names, or None for all",
+                            f"There are {', '.join(known)}.")
         for name in wanted:
             if name not in known: raise unknown_name("category", name, known)
-        self.entries = [entry for name in sorted(wanted) for entry in self._list(name, self.root / name / folder)]
+        self.entries = [entry for name in sorted(set(wanted)) for entry in self._list(name, self.root / name / folder)]
         if not self.entries:
+            there = [p for name in sorted(wanted) for p in files_below(self.root / name / folder)]
+            some = f", only files such as {', '.join(p.name for p in there[:3])}" if there else ""
             needed = f"Each category needs a folder {folder!r} with captures in the layout of {type(self).__name__}."
-            raise DataError(self.root, f"no capture in split {split!r} of {', '.join(wanted)}", "at least one", needed)
+            raise DataError(self.root, f"no capture in split {split!r} of {', '.join(sorted(wanted))}{some}",
+                            f"at least one ({', '.join(self.endings)})", needed)
 
 # %% ../../nbs/data/03_datasets.ipynb #d1a32dc7
 MANIFEST, UNFINISHED, MADE_BY = "manifest.json", "manifest.unfinished.jsonl", "mmad_nb.data.prepare"
@@ -208,32 +419,59 @@ def read_manifest(
     root,           # folder of a data set
 ) -> dict | None:   # what was done to it; None for a raw data set
     "The manifest of a prepared data set."
-    path = Path(root) / MANIFEST
-    if path.exists():
-        manifest = _open(path, lambda p: json.loads(p.read_text(encoding="utf8")), "the manifest of a data set")
-        if manifest.get("made_by") == MADE_BY: return manifest             # forged data sets have one too, and are raw
-    if (Path(root) / UNFINISHED).exists():
+    path, expected = Path(root) / MANIFEST, "the manifest of a data set, a JSON object"
+    if os.path.exists(path):
+        manifest = _open(path, lambda data: json.loads(data.decode("utf8")), expected)
+        ours = isinstance(manifest, dict) and manifest.get("made_by") == MADE_BY   # forged data sets have one too
+        if not isinstance(manifest, dict) or ours and not all(
+                isinstance(manifest.get(key), dict) for key in ("how", "captures")):
+            raise DataError(path, "JSON of another form", expected, "Remove the file if it is not one of ours; "
+                            "prepare the data set again if it is.")
+        if ours: return manifest
+    if os.path.exists(Path(root) / UNFINISHED):
         raise DataError(root, "a data set that is half prepared", "all of it or nothing",
                         "Run prepare_dataset again with the same arguments: it resumes.")
 
 # %% ../../nbs/data/03_datasets.ipynb #ec3576a8
+ENDINGS = {"rgb": (".png", ".jpg", ".jpeg"), "xyz": (".tiff", ".tif"), "gt": (".png",)}
+OTHER_ENDINGS = (".bmp .gif .webp .jp2 .exr .hdr .dng .raw .npy .npz .mat .ply .pcd .asc .obj .stl .csv .zip .gz "
+                 ".tif .tiff .jpg .jpeg .png").split()                     # of captures that we do not read there
+
+
 def capture_files(
     folder: Path,  # such as bagel/test/hole; "good" as its name means that no masks are needed
 ):                 # yields (stem, {"rgb": Path, "xyz": Path, "gt": Path})
     "The files of each capture in a folder, sorted; a DataError where one is missing."
-    kinds = {"rgb": (".png", ".jpg"), "xyz": (".tiff", ".tif")}
-    if folder.name != "good": kinds["gt"] = (".png",)
-    files = {kind: {} for kind in kinds}
-    for kind, suffixes in kinds.items():
-        files[kind] = {p.stem: p for p in (folder / kind).glob("*") if p.suffix in suffixes and p.name[0] != "."}
-    for stem in sorted(files["rgb"].keys() | files["xyz"].keys()):
+    folder = Path(folder)
+    kinds = [kind for kind in ENDINGS if kind != "gt" or folder.name.lower() != "good"]
+    files, others = {}, {}
+    for kind in kinds:
+        there = visible(folder / kind)
+        files[kind] = by_stem(there, ENDINGS[kind])
+        others[kind] = {p.stem: p.name for p in there if p.suffix.lower() in OTHER_ENDINGS and p.stem not in files[kind]}
+    stems = set().union(*files.values(), *others.values())
+    if not stems and (inside := [p.name for p in visible(folder)]):
+        raise DataError(folder, ", ".join(inside[:6]), f"folders {', '.join(kinds)} with captures",
+                        "Rename the folders, or remove this one.")
+    for stem in sorted(stems):
         for kind in kinds:
             if stem not in files[kind]:
-                raise DataError(folder, f"capture {stem} without its file in {kind}/", "rgb, xyz and, for a defect, gt",
-                                "Copy the missing file, or remove the rest of this capture.")
+                instead = f" (but {others[kind][stem]})" if stem in others[kind] else ""
+                raise DataError(folder, f"capture {stem} without its file in {kind}/{instead}",
+                                f"rgb, xyz and, for a defect, gt; {kind} as {' or '.join(ENDINGS[kind])}",
+                                "Copy or convert the missing file, or remove the rest of this capture.")
         yield stem, {kind: files[kind][stem] for kind in kinds}
 
 # %% ../../nbs/data/03_datasets.ipynb #59523992
+def check_flag(
+    name: str,  # of the argument
+    value,      # True or False
+):
+    "DataError for anything but True and False: the text 'no' would count as yes."
+    if not isinstance(value, (bool, np.bool_)):
+        raise DataError(name, repr(value), "True or False", "Texts and numbers are not taken for a switch.")
+
+
 class MVTec3D(CaptureFolders):
     "MVTec 3D-AD, or any data set in its layout."
     def __init__(self,
@@ -242,23 +480,45 @@ class MVTec3D(CaptureFolders):
         split: str = "train",     # "train", "validation" or "test"
         size: int | None = 224,   # side of a prepared sample; None keeps the longer edge
         prepared: bool = True,    # False: the raw capture
-        **settings,               # of prepare, such as eps or remove_plane
+        remove_plane: bool = True, # False where the background is gone already: only pad and resize
+        **settings,               # of find_foreground, such as eps
     ):
+        check_size(size)
+        check_settings(**settings)
+        check_flag("prepared", prepared)
+        check_flag("remove_plane", remove_plane)
         super().__init__(root, category, split)
-        self.size, self.prepared, self.settings = size, prepared, settings
+        self.size, self.prepared, self.remove_plane, self.settings = size, prepared, remove_plane, settings
         self.manifest = read_manifest(root)
-        if self.manifest and settings:
-            raise DataError(root, f"settings {sorted(settings)}", "none: this data set was prepared with its own",
-                            "Read the raw data set instead.")
+        if settings and (self.manifest or not prepared or not remove_plane):
+            why = "this data set was prepared with its own" if self.manifest else "no object is looked for here"
+            raise DataError(root, f"settings {sorted(settings)}", f"none: {why}", "Leave them out, or read raw data "
+                            "with prepared=True and remove_plane=True.")
+        self._kept = {}
 
     def _list(self, category, folder):
-        for defect in sorted(p.name for p in folder.glob("*") if p.is_dir()):
-            for stem, files in capture_files(folder / defect): yield Entry(category, self.split, defect, stem, files)
+        for path in visible(folder):
+            if not os.path.isdir(path): continue
+            defect = "good" if path.name.lower() == "good" else path.name
+            for stem, files in capture_files(path): yield Entry(category, self.split, defect, stem, files)
 
     def _read(self, entry):
         sample = read_sample(**entry.files, category=entry.category, defect=entry.defect, id=entry.id)
         if not self.prepared: return sample
-        return square(sample, self.size) if self.manifest else prepare(sample, self.size, **self.settings)
+        if self.remove_plane and not self.manifest: sample = self._foreground(entry, sample).cut(sample)
+        return square(sample, self.size)
+
+    def _foreground(self, entry, sample):
+        "The object in a capture, found once for each file and then remembered as packed bits."
+        made = os.stat(entry.files["xyz"])
+        key = entry.id, made.st_mtime_ns, made.st_size
+        if key in self._kept:
+            kept = np.unpackbits(np.frombuffer(zlib.decompress(self._kept[key]), np.uint8), count=sample.valid.size)
+            return Foreground(kept.reshape(sample.size).astype(bool), np.zeros_like(sample.valid), None)
+        seen = find_foreground(sample, **self.settings)
+        if seen.note: warnings.warn(f"{entry.id}: {seen.note}")
+        self._kept[key] = zlib.compress(np.packbits(seen.kept).tobytes(), 1)
+        return seen
 
 # %% ../../nbs/data/03_datasets.ipynb #73d355c4
 def _facts(entry, size, settings, target):
@@ -290,14 +550,24 @@ def _hashes(entry):
     return {kind: hashlib.sha256(Path(path).read_bytes()).hexdigest() for kind, path in entry.files.items()}
 
 # %% ../../nbs/data/03_datasets.ipynb #a41ccd3d
+def _log(data, head):
+    "The head and the captures of a log; what cannot be such a line is a ValueError."
+    lines = [json.loads(line) for line in data.decode("utf8").split("\n")[:-1]]      # the last line may be torn
+    captures = dict(lines[1:])
+    if not isinstance((lines or [head])[0], dict) or not all(isinstance(facts, dict) for facts in captures.values()):
+        raise ValueError("lines of another form")
+    return (lines or [head])[0], captures
+
+
 def _begun(target, head):
     "Captures that `target` holds already, or a DataError if it is not ours to write in."
+    if target.exists() and not target.is_dir():
+        raise DataError(target, "a file", "a new or empty folder", "Choose another target.")
     if not target.exists() or not any(target.iterdir()): return {}
     if (target / MANIFEST).exists() and (found := read_manifest(target)):
         old, captures = found["how"], found["captures"]
     elif (target / UNFINISHED).exists():
-        lines = (target / UNFINISHED).read_text(encoding="utf8").split("\n")[:-1]      # the last line may be torn
-        old, captures = (json.loads(lines[0]) if lines else head), dict(json.loads(line) for line in lines[1:])
+        old, captures = _open(target / UNFINISHED, lambda data: _log(data, head), "the log of a run that was stopped")
     else:
         raise DataError(target, "a folder with other files in it",
                         "an empty or new folder, or one that prepare_dataset began", "Choose another target.")
@@ -308,6 +578,13 @@ def _begun(target, head):
     return captures
 
 # %% ../../nbs/data/03_datasets.ipynb #ff796526
+def _resolved(name, path):
+    "An absolute path."
+    try: return Path(path).resolve()
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise DataError(name, repr(path)[:100], "the path of a folder", "Give a str or a Path.") from error
+
+
 def _check_places(source, target):
     "DataError if preparing `source` into `target` would spoil one of them."
     if source == target or source in target.parents or target in source.parents:
@@ -332,11 +609,16 @@ def prepare_dataset(
     **settings,              # of find_foreground: border, threshold, distance, eps, min_points, seed
 ) -> Path:                   # `target`
     "Prepare all captures of `source` into a new tree with a manifest. Resumes where it was stopped."
-    source, target = Path(source).resolve(), Path(target).resolve()
+    source, target = _resolved("source", source), _resolved("target", target)
+    check_size(size)
+    check_settings(**settings)
     _check_places(source, target)
     head = _how(source, size, settings)
     done, entries = _begun(target, head), _all_entries(source)
-    target.mkdir(parents=True, exist_ok=True)
+    try: target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(target, f"a folder that cannot be made ({error.strerror})", "a place to write in",
+                        "Choose another target.") from error
     with written_beside(target / UNFINISHED) as beside:
         beside.write_text("".join(json.dumps(line) + "\n" for line in (head, *done.items())), encoding="utf8")
     with (target / UNFINISHED).open("a", encoding="utf8") as log:
@@ -349,6 +631,9 @@ def prepare_dataset(
     with written_beside(target / MANIFEST) as beside:
         beside.write_text(json.dumps({"made_by": MADE_BY, "how": head, "captures": done}, indent=1), encoding="utf8")
     (target / UNFINISHED).unlink()
+    if told := [(name, facts["note"]) for name, facts in done.items() if facts.get("note")]:
+        warnings.warn(f"{len(told)} of {len(done)} captures need a look (see 'note' in {MANIFEST}), such as "
+                      f"{told[0][0]}: {told[0][1]}")
     return target
 
 # %% ../../nbs/data/03_datasets.ipynb #eafcda6d
@@ -357,6 +642,7 @@ def capture_picture(
 ) -> np.ndarray:     # (H,3W,3) uint8: photo, distance (near is bright), mask over grey
     "Photo, distance and mask side by side."
     import matplotlib
+    check_sample(sample)
     photo = sample.rgb.transpose(1, 2, 0)
     z = sample.xyz[2]
     low, high = np.percentile(z[sample.valid], (1, 99)) if sample.valid.any() else (0, 1)   # the range of this capture

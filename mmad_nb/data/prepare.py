@@ -8,21 +8,27 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import numpy as np
 
-from .sample import Sample
+from ..core.runtime import DataError, unknown_name
+from .sample import Sample, check_amount
 
 # %% auto #0
-__all__ = ['least_squares_plane', 'Plane', 'settle', 'fit_plane', 'find_table', 'grid_clusters', 'largest_cluster', 'Foreground',
-           'find_foreground', 'pad_square', 'resize_nearest', 'resize_smooth', 'square', 'prepare',
-           'foreground_picture', 'PreparePanel']
+__all__ = ['SETTINGS', 'least_squares_plane', 'Plane', 'settle', 'check_settings', 'fit_plane', 'find_table', 'usual_step',
+           'grid_clusters', 'largest_cluster', 'check_sample', 'Foreground', 'what_is_lost', 'find_foreground',
+           'pad_square', 'resize_nearest', 'resize_smooth', 'check_size', 'square', 'prepare', 'foreground_picture',
+           'PreparePanel']
 
 # %% ../../nbs/data/02_prepare.ipynb #a17f0539
 def least_squares_plane(
     points: np.ndarray,         # (N,3) metres, N >= 3
 ) -> tuple[np.ndarray, float]:  # unit normal towards the sensor, offset
     "The plane with the smallest squared distances to all `points`."
+    if np.ndim(points) != 2 or len(points) < 3 or points.shape[1] != 3:
+        raise DataError("points", f"an array of shape {np.shape(points)}", "(N, 3) with N >= 3",
+                        "A plane needs three points.")
     center = points.mean(0, dtype=np.float64)
     spread = points - center
     normal = np.linalg.eigh(spread.T @ spread)[1][:, 0]                     # eigh sorts: the first has the least spread
@@ -53,9 +59,24 @@ def settle(
     "The least-squares plane of the points that are near `plane`, and again near that one."
     for _ in range(rounds):
         near = abs(plane.distance(points)) < threshold
-        plane = Plane(*least_squares_plane(points[near]), share=0)
+        if near.sum() >= 3: plane = Plane(*least_squares_plane(points[near]), share=0)
     share = (abs(plane.distance(points)) < threshold).mean()
     return replace(plane, share=float(share))
+
+# %% ../../nbs/data/02_prepare.ipynb #312a8115
+SETTINGS = {"border": (Integral, 1), "threshold": (Real, 1e-9), "distance": (Real, 0), "eps": (Real, 1e-9),
+            "min_points": (Integral, 1), "seed": (Integral, 0)}            # name -> kind of number, smallest value
+
+
+def check_settings(**settings):
+    "DataError for a setting of `find_foreground` that does not exist or is out of its range."
+    for name, value in settings.items():
+        if name not in SETTINGS: raise unknown_name("setting", name, SETTINGS)
+        kind, low = SETTINGS[name]
+        if not isinstance(value, kind) or isinstance(value, bool) or not low <= value < float("inf"):
+            expected = f"a whole number >= {low}" if kind is Integral else f"a number {'>=' if low == 0 else '>'} 0"
+            raise DataError(f"setting {name}", repr(value), expected,
+                            "Lengths are in the unit of the points: metres, unless the data set says otherwise.")
 
 # %% ../../nbs/data/02_prepare.ipynb #b7f12aff
 def fit_plane(
@@ -65,6 +86,8 @@ def fit_plane(
     seed: int = 0,            # of the draw
 ) -> Plane:
     "The plane that most `points` lie near, by RANSAC."
+    check_settings(threshold=threshold, seed=seed)
+    if len(points) < 3: raise DataError("points", f"{len(points)} points", "three or more", "A plane needs three.")
     rng = np.random.default_rng(seed)
     some = points[rng.choice(len(points), min(len(points), 2000), replace=False)].astype(np.float64)
     a, b, c = some[rng.integers(len(some), size=(3, iterations))]         # (iterations,3) each
@@ -115,6 +138,15 @@ def _near_pairs(xyz, labels, step, side, eps):
     return np.stack([a[row, column], b[row, column]])[:, near]
 
 # %% ../../nbs/data/02_prepare.ipynb #0fd68410
+def usual_step(
+    xyz: np.ndarray,    # (3,H,W) metres
+    valid: np.ndarray,  # (H,W) bool
+) -> float:             # metres; 0 where no two neighbours are measured
+    "The median distance between points of neighbouring pixels."
+    steps = np.linalg.norm(np.diff(xyz, axis=2), axis=0)[valid[:, 1:] & valid[:, :-1]]
+    return float(np.median(steps)) if len(steps) else 0.0
+
+
 def grid_clusters(
     xyz: np.ndarray,    # (3,H,W) metres
     valid: np.ndarray,  # (H,W) bool
@@ -125,9 +157,7 @@ def grid_clusters(
     from scipy.sparse.csgraph import connected_components
     labels = np.full(valid.shape, -1)
     labels[valid] = np.arange(valid.sum())
-    steps = np.linalg.norm(np.diff(xyz, axis=2), axis=0)[valid[:, 1:] & valid[:, :-1]]
-    spacing = np.median(steps) if len(steps) else eps                      # the usual step between neighbouring pixels
-    step = 1
+    spacing, step = usual_step(xyz, valid) or eps, 1
     while step < max(valid.shape) and (step == 1 or step * spacing < eps):
         pairs = np.concatenate([_near_pairs(xyz, labels, step, side, eps) for side in (None, 0, 1, -1)], axis=1)
         count = labels.max() + 1
@@ -150,6 +180,13 @@ def largest_cluster(
     return (labels == counts.argmax()) & valid
 
 # %% ../../nbs/data/02_prepare.ipynb #042f049a
+def check_sample(sample):
+    "DataError if this is anything else than a Sample."
+    if not isinstance(sample, Sample):
+        raise DataError("sample", f"a {type(sample).__name__}", "a Sample: photo and positions of one capture",
+                        "Clouds have no pixels, so there is nothing to prepare; give one capture, not a list.")
+
+
 @dataclass(frozen=True, eq=False)
 class Foreground:
     "What `find_foreground` saw in a capture."
@@ -162,6 +199,27 @@ class Foreground:
         "`sample` with everything but the object marked as not measured."
         return replace(sample, valid=self.kept, xyz=sample.xyz * self.kept)
 
+# %% ../../nbs/data/02_prepare.ipynb #b3697321
+def what_is_lost(
+    kept: np.ndarray,    # (H,W) bool: the object
+    above: np.ndarray,   # (H,W) bool: measured and not on the table
+    height: np.ndarray,  # (H,W) distance from the table; its sign does not matter
+    distance: float,     # nearer points were removed with the table
+    eps: float,          # longest step inside the object
+) -> str:                # "" if nothing looks wrong
+    "Whether most of an object may have been removed, and which setting to change."
+    share, top = kept.sum() / above.sum(), np.percentile(abs(height[kept]), 95)
+    if share < 0.25:
+        return (f"only {share:.0%} of the points above the table are kept, the rest does not hang together with them: "
+                f"a larger eps (now {eps:g}) joins pieces")
+    if kept.mean() < 0.02:
+        return (f"only {kept.mean():.1%} of the picture is left: a smaller distance (now {distance:g}) keeps more "
+                f"of a flat object")
+    if top < 2 * distance:
+        return (f"what is kept rises only {top:.2g} above the table, and everything below {distance:g} was removed "
+                f"with it: a smaller distance keeps the lower part of the object")
+    return ""
+
 # %% ../../nbs/data/02_prepare.ipynb #e57d74fd
 def find_foreground(
     sample: Sample,           # a raw capture
@@ -173,10 +231,13 @@ def find_foreground(
     seed: int = 0,            # of RANSAC
 ) -> Foreground:
     "The object: what is left of `sample` without the table, in its largest cluster."
+    check_sample(sample)
+    check_settings(border=border, threshold=threshold, distance=distance, eps=eps, min_points=min_points, seed=seed)
     plane, reason = find_table(sample.xyz, sample.valid, border, threshold, seed)
     valid, on_plane = sample.valid, np.zeros_like(sample.valid)
     if plane:
-        near = valid & (abs(plane.distance(sample.xyz.transpose(1, 2, 0))) < distance)
+        height = plane.distance(sample.xyz.transpose(1, 2, 0))
+        near = valid & (abs(height) < distance)
         if (valid & ~near).sum() > max(min_points, 0.01 * valid.sum()): on_plane = near
         else:
             plane = None
@@ -186,6 +247,10 @@ def find_foreground(
     if not kept.any():
         kept = valid & ~on_plane
         notes.append(f"no cluster of {min_points} points: everything was kept")
+        if (gap := usual_step(sample.xyz, valid)) > 10 * eps:
+            notes.append(f"neighbouring points are {gap:.2g} apart and eps is {eps:g}: points and settings must have "
+                         f"one unit, metres unless you say otherwise; is this capture in millimetres?")
+    elif plane and (lost := what_is_lost(kept, valid & ~on_plane, height, distance, eps)): notes.append(lost)
     return Foreground(kept, on_plane, plane, "; ".join(notes))
 
 # %% ../../nbs/data/02_prepare.ipynb #b197cf79
@@ -221,14 +286,26 @@ def resize_smooth(
     return np.stack(resized).clip(0, 1)
 
 # %% ../../nbs/data/02_prepare.ipynb #78c3bf0a
+def check_size(size):
+    "DataError if `size` is no side of a picture: None, or a whole number from 1 up to the limit of check_amount."
+    if size is None: return
+    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+        raise DataError("size", repr(size), "a whole number of pixels >= 1, or None for the longer edge",
+                        "The encoders of this package were made for 224.")
+    check_amount(f"size {size}", 3 * int(size) ** 2)
+
+
 def square(
     sample: Sample,          # any capture
     size: int | None = 224,  # side of the result; None keeps the longer edge
 ) -> Sample:
     "`sample` padded to a square and resized, all pictures with the same geometry."
+    check_sample(sample)
+    check_size(size)
+    check_amount(f"sample {sample.id!r}, padded to a square", 3 * max(sample.size) ** 2)
     rgb = pad_square(sample.rgb, "edge")
     rest = [None if p is None else pad_square(p) for p in (sample.xyz, sample.valid, sample.mask)]
-    if size and size != rgb.shape[-1]:
+    if size is not None and size != rgb.shape[-1]:
         rgb, rest = resize_smooth(rgb, size), [None if p is None else resize_nearest(p, size) for p in rest]
     return replace(sample, rgb=rgb, xyz=rest[0], valid=rest[1], mask=rest[2])
 
@@ -240,10 +317,14 @@ def prepare(
     **settings,                 # of find_foreground: border, threshold, distance, eps, min_points, seed
 ) -> Sample:
     "The object alone, in a square: table removed, largest cluster kept, padded, resized."
+    check_size(size)
     if remove_plane:
         seen = find_foreground(sample, **settings)
         if seen.note: warnings.warn(f"{sample.id or 'sample'}: {seen.note}")
         sample = seen.cut(sample)
+    elif settings:
+        raise DataError("settings", ", ".join(sorted(settings)), "none with remove_plane=False",
+                        "Without removal of the table they have no effect.")
     return square(sample, size)
 
 # %% ../../nbs/data/02_prepare.ipynb #9e09249f

@@ -5,6 +5,7 @@
 # %% ../../nbs/data/01_sample.ipynb #3a23e866
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +14,14 @@ from fastcore.basics import patch
 from ..core.runtime import DataError
 
 # %% auto #0
-__all__ = ['Sample', 'Cloud', 'drop_dark', 'CloudView', 'DarkPanel']
+__all__ = ['Sample', 'check_amount', 'Cloud', 'drop_dark', 'CloudView', 'DarkPanel']
 
 # %% ../../nbs/data/01_sample.ipynb #07df8173
+def _form(value):
+    "Type and shape of `value` for a message, such as float64(4, 5)."
+    return f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Sample:
     "One organised RGB-3D capture: colour and position of the same pixels."
@@ -28,19 +34,25 @@ class Sample:
     id: str = ""                     # unique within its data set, such as "bagel/test/hole/003"
 
     def __post_init__(self):
-        self._check("rgb", self.rgb, (3, *self.size), np.float32)
-        self._check("xyz", self.xyz, (3, *self.size), np.float32)
-        if self.mask is not None: self._check("mask", self.mask, self.size, np.bool_)
-        self._check("valid", self.valid, self.size, np.bool_)
+        where = f"sample {self.id!r}"
+        if np.ndim(self.valid) != 2 or not np.size(self.valid):
+            raise DataError(where, f"valid of shape {np.shape(self.valid)}", "(H, W) with at least one pixel",
+                            "valid is one picture: True where something was measured.")
+        H, W = np.shape(self.valid)
+        wanted = {"rgb": ((3, H, W), np.float32), "xyz": ((3, H, W), np.float32), "valid": ((H, W), np.bool_)}
+        if self.mask is not None: wanted["mask"] = (H, W), np.bool_
+        for name, (shape, dtype) in wanted.items():
+            value = getattr(self, name)
+            if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
+                raise DataError(where, f"{name} {_form(value)}", f"{np.dtype(dtype)}{shape}",
+                                "All pictures of a sample share one height and width, channels first.")
         if not np.isfinite(self.xyz).all():
-            raise DataError(f"sample {self.id!r}", "NaN or infinite coordinates",
-                            "finite numbers, 0 where valid is False",
+            raise DataError(where, "NaN or infinite coordinates", "finite numbers, 0 where valid is False",
                             "Set valid to False and xyz to 0 there.")
-
-    def _check(self, name, value, shape, dtype):
-        if value.shape != shape or value.dtype != dtype:
-            raise DataError(f"sample {self.id!r}", f"{name} {value.dtype}{value.shape}", f"{np.dtype(dtype)}{shape}",
-                            "All pictures of a sample share one height and width, channels first.")
+        low, high = self.rgb.min(), self.rgb.max()
+        if not (low >= 0 and high <= 1):                               # also where there is a NaN
+            raise DataError(where, f"colours from {low} to {high}", "numbers in [0,1]",
+                            "Divide the values of an 8-bit photo by 255.")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,6 +69,19 @@ class Sample:
         bad = "" if self.mask is None else f", {int(self.mask.sum())} defective pixels"
         return f"Sample({self.id or self.category or '?'}: {self.defect}, {self.size[0]}x{self.size[1]}, {seen}{bad})"
 
+# %% ../../nbs/data/01_sample.ipynb #5a50b61f
+def check_amount(
+    where,         # file or argument, named in the message
+    numbers: int,  # how many numbers it would hold in memory
+):
+    "DataError if that is more than `$MMAD_NB_MAX_NUMBERS`, or 75 million."
+    given = os.environ.get("MMAD_NB_MAX_NUMBERS") or "75000000"
+    if not given.isdecimal():
+        raise DataError("MMAD_NB_MAX_NUMBERS", repr(given[:40]), "a whole number", "Correct or delete this variable.")
+    if numbers > int(given):
+        raise DataError(where, f"a size of {numbers:,} numbers", f"at most {int(given):,}",
+                        "Is it broken, or a typing error? If it is right, set MMAD_NB_MAX_NUMBERS higher.")
+
 # %% ../../nbs/data/01_sample.ipynb #5259280b
 @dataclass(frozen=True, eq=False, repr=False)
 class Cloud:
@@ -71,15 +96,20 @@ class Cloud:
     id: str = ""                      # unique within its data set
 
     def __post_init__(self):
-        n = len(self.points)
+        where, n = f"cloud {self.id!r}", len(self.points) if np.ndim(self.points) else 0
         if n == 0:
-            raise DataError(f"cloud {self.id!r}", "no valid point", "at least one",
+            raise DataError(where, "no valid point", "at least one",
                             "Look at the raw capture: was everything removed as background?")
-        for name, width in (("points", 3), ("normals", 3), ("labels", None), ("colors", 3), ("pixel", 2)):
-            value, shape = getattr(self, name), (n,) if width is None else (n, width)
-            if value is not None and value.shape != shape:
-                raise DataError(f"cloud {self.id!r}", f"{name} of shape {value.shape}", f"{shape}",
-                                "Each row belongs to one point.")
+        columns = {"points": (3, "f"), "normals": (3, "f"), "labels": (0, "b"), "colors": (3, "f"), "pixel": (2, "iu")}
+        for name, (width, kinds) in columns.items():
+            value, shape = getattr(self, name), (n, width) if width else (n,)
+            if name != "points" and value is None: continue
+            if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind not in kinds:
+                kind = {"f": "floating-point", "b": "bool", "iu": "integer"}[kinds]
+                raise DataError(where, f"{name} {_form(value)}", f"{kind}{shape}", "Each row belongs to one point.")
+            if not np.isfinite(value).all():
+                raise DataError(where, f"{name} with NaN or infinite numbers", "finite numbers",
+                                "Leave these points out.")
 
     def __len__(self): return len(self.points)
 
