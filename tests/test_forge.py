@@ -14,6 +14,8 @@ from mmad_nb.core import DataError
 from mmad_nb.data import AnomalyShapeNet, MVTec3D, prepare
 from mmad_nb.forge import forge, forge_cloud, forge_clouds, forge_sample, list_categories, list_cloud_categories, list_cloud_defects, list_defects, sample_data
 from mmad_nb.forge.camera import STEP
+from mmad_nb.forge.forge import LEVELS, Level, forged_once, level_at
+from scipy.ndimage import binary_dilation
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +217,93 @@ def test_cloud_defects(category):
     good = forge_cloud(category, seed=5, points=4000)
     assert not good.labels.any() and (good.points * good.normals).sum(1).mean() > 0   # the normals point outwards
     assert np.array_equal(good.points, forge_cloud(category, seed=5, points=4000).points)
+
+
+# ---- levels ---------------------------------------------------------------------------------------------------------
+
+def test_the_standard_level_is_what_it_was():
+    "The shipped samples are of this level: a Level() of our own, the name and no argument give the same numbers."
+    one = forge_sample("key", "dent", seed=3, size=64)
+    for level in ("standard", Level(), level_at(0)):
+        other = forge_sample("key", "dent", seed=3, size=64, level=level)
+        assert all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("rgb", "xyz", "valid", "mask"))
+
+
+@pytest.mark.parametrize("category", list_categories("auxiliary"))
+def test_a_hard_defect_is_weaker_and_can_be_seen(category):
+    smaller = 0
+    for name in list_defects():
+        easy, hard = (forge_sample(category, name, .8, .8, seed=2, size=128, level=level) for level in LEVELS)
+        assert hard.mask.sum() * (160 / 128) ** 2 > 8, name                        # mm2; 15 on the object's own grid
+        smaller += hard.mask.sum() < easy.mask.sum()
+    assert smaller >= 5
+
+
+def test_hard_individuals_differ_more():
+    def spread(level):
+        photos, depths = zip(*((s.rgb, s.xyz[2]) for s in (forge_sample("brick", seed=k, size=64, level=level) for k in range(6))))
+        return np.std(photos, 0).mean(), np.std(depths, 0).mean()
+    assert all(np.array(spread("hard")) > 1.1 * np.array(spread("standard")))
+    def noise(level):
+        steps = np.abs(np.diff(forge_sample("brick", seed=1, size=96, level=level).xyz[2, :12, :12], 2))
+        return steps[steps < .005].mean()                                             # without lost pixels
+    assert noise("hard") > 1.2 * noise("standard")
+
+
+def test_hard_twins_are_twins():
+    good, bad = (forge_sample("peach", d, seed=5, size=96, level="hard") for d in ("good", "dent"))
+    far = good.valid & bad.valid & ~binary_dilation(bad.mask, iterations=8)
+    assert np.array_equal(good.xyz[:, far], bad.xyz[:, far])
+
+
+@pytest.mark.parametrize("call", [lambda r: forge_sample("bagel", level="hrad"), lambda r: forge(r / "set", ["bagel"], level="hrad"), lambda r: sample_data("hrad")])
+def test_an_unknown_level_is_named(call, tmp_path):
+    with pytest.raises(DataError, match="level 'hrad'.*Did you mean 'hard'"): call(tmp_path)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_forged_set_says_its_level(tmp_path):
+    for k, level in enumerate(("hard", Level(strength=.5))):
+        root = forge(tmp_path / str(k), ["bolt"], train=1, validation=0, test={"hole": 1}, size=48, level=level)
+        manifest = json.loads((root / "manifest.json").read_text())
+        wanted = manifest["arguments"]["level"]
+        e = manifest["captures"][-1]
+        again = forge_sample("bolt", "hole", e["strength"], e["extent"], e["seed"], 48, level=wanted if k == 0 else Level(**wanted))
+        assert np.array_equal(imread(root / "bolt/test/hole/xyz/000.tiff"), again.xyz.transpose(1, 2, 0))
+
+
+def test_hard_samples_are_forged_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MMAD_NB_CACHE", str(tmp_path))
+    few = {"categories": ["carrot"], "train": 1, "validation": {"dent": 1}, "test": {"stain": 1}, "seed": 0, "size": 48}
+    one = forged_once("hard", few)
+    assert capsys.readouterr().out.count("\n") == 1 and json.loads((one / "manifest.json").read_text())["arguments"]["level"] == "hard"
+    stamps = {p: p.stat().st_mtime_ns for p in one.rglob("*")}
+    assert forged_once("hard", few) == one and capsys.readouterr().out == ""          # found, not forged again
+    assert stamps == {p: p.stat().st_mtime_ns for p in one.rglob("*")}
+    assert [p.name for p in one.parent.iterdir()] == [one.name]                       # nothing left beside it
+    assert forged_once("hard", few | {"seed": 1}) != one                              # other arguments, another folder
+
+
+def test_a_forge_that_dies_leaves_no_samples(tmp_path, monkeypatch):
+    import mmad_nb.forge.forge  # noqa: F401  (the name `mmad_nb.forge.forge` is the function)
+    monkeypatch.setenv("MMAD_NB_CACHE", str(tmp_path))
+    module = sys.modules["mmad_nb.forge.forge"]
+    monkeypatch.setattr(module, "write_capture", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt): sample_data("hard")
+    assert not list((tmp_path / "samples").iterdir())
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MMAD_NB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="MMAD_NB_CACHE"): sample_data("hard")
+
+
+def test_validation_has_defects_of_its_own_individuals(tmp_path):
+    root = forge(tmp_path / "set", ["bagel"], train=1, validation={"good": 1, "crack": 2}, test={"crack": 2}, size=48)
+    validation, test = (MVTec3D(root, "bagel", split, prepared=False) for split in ("validation", "test"))
+    assert validation.defects == ["crack", "crack", "good"] and all(s.mask.any() == s.anomalous for s in validation)
+    seeds = [e["seed"] for e in json.loads((root / "manifest.json").read_text())["captures"]]
+    assert len(set(seeds)) == len(seeds) == 6
+    assert not (root / "bagel/validation/good/gt").exists()                           # as MVTec has it
+    few = forge(tmp_path / "few", ["bagel"], train=1, test={"good": 1}, size=32)      # the default: good ones and every defect
+    assert sorted(MVTec3D(few, split="validation", prepared=False).defects) == sorted(["good", "good", *list_defects()])
+    shipped = MVTec3D(sample_data(), split="validation", prepared=False)
+    assert sorted(set(shipped.defects)) == ["crack", "dent", "good", "stain"]

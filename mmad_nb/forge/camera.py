@@ -59,15 +59,22 @@ class Setup:
 
 
 def draw_setup(
-    seed: int,  # one seed, one setup
+    seed: int,              # one seed, one setup
+    variation: float = 0,   # 0: table, pose and lamp hardly change; 1: about twice as much
 ) -> Setup:
-    "A random table tilt (4 to 9 degrees), pose, size and lamp."
+    "A random table tilt (4 to 9 degrees), pose, size and lamp; more of each with `variation`."
     rng = np.random.default_rng([seed, 4])
     normal = unit([rng.uniform(-.04, .04), rng.uniform(-.15, -.07), -1])
     light = unit([-.62, -.50, -.80] + rng.normal(0, .03, 3))
     angle = math.radians(rng.uniform(-20, 20))
     shift = rng.uniform(-5, 5, 2).astype(np.float32)
-    return Setup(normal, angle, shift, rng.uniform(.95, 1.04), light)
+    scale = rng.uniform(.95, 1.04)
+    if variation:  # drawn after the rest, so that the first captures stay what they were
+        light = unit(light + variation * rng.normal(0, .09, 3))
+        angle += variation * math.radians(rng.uniform(-25, 25))
+        shift = shift + variation * rng.uniform(-5, 5, 2).astype(np.float32)
+        scale *= 1 + variation * rng.uniform(-.04, .03)
+    return Setup(normal, angle, shift, scale, light)
 
 # %% ../../nbs/forge/03_camera.ipynb #e0eb19fb
 def table_coordinates(
@@ -164,13 +171,14 @@ def measure(
     xyz: np.ndarray,           # (3,H,W) metres, the true surface
     rgb: np.ndarray,           # (3,H,W), since glare blinds the sensor
     rng: np.random.Generator,
+    noise: float = 1,          # factor on the sensor's noise and on the pixels it loses everywhere
 ) -> tuple[np.ndarray, np.ndarray]:  # xyz (3,H,W) with 0 where nothing was measured; valid (H,W) bool
     "What a depth sensor makes of a surface: noise along the ray, rounding, and pixels without an answer."
     facing = np.clip(-dot(grid_normals(xyz), unit(xyz)), .05, 1)  # cosine of the angle under which we look
-    sigma = NOISE * (xyz[2] / DISTANCE) ** 2 / np.sqrt(facing)
+    sigma = noise * NOISE * (xyz[2] / DISTANCE) ** 2 / np.sqrt(facing)
     noisy = xyz * (1 + rng.standard_normal(facing.shape, np.float32) * sigma / xyz[2])
     # the chance to lose a pixel: always a little, more where it is steep, and where glare makes all channels white
-    lost = .002 + .9 * (facing < .22) + .25 * (facing < .4) + .5 * (rgb.min(0) > .97)
+    lost = .002 * noise + .9 * (facing < .22) + .25 * (facing < .4) + .5 * (rgb.min(0) > .97)
     valid = rng.random(facing.shape, np.float32) >= lost
     return (np.round(noisy / STEP) * STEP * valid).astype(np.float32), valid
 

@@ -6,23 +6,56 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from .. import __version__
-from ..core.runtime import DataError, png_bytes, progress, unknown_name, written_beside
-from .camera import draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
+from ..core.runtime import DataError, cache_dir, content_hash, png_bytes, progress, unknown_name, written_beside
+from .camera import Setup, draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
 from .defects import add_defect, choose_place, defect_mask, list_defects
 from ..data.sample import CloudView, Sample
 from .shapes import Surface, build_surface, list_categories, mix, noise
 
 # %% auto #0
-__all__ = ['MANIFEST', 'on_table', 'forge_sample', 'plan', 'files_of', 'write_capture', 'claim', 'forge', 'sample_data',
+__all__ = ['LEVELS', 'MANIFEST', 'Level', 'level_at', 'find_level', 'on_table', 'captured', 'individual', 'with_damage',
+           'forge_sample', 'plan', 'files_of', 'write_capture', 'claim', 'forge', 'sample_data', 'forged_once',
            'depth_image', 'forge_controls', 'ForgePanel']
+
+# %% ../../nbs/forge/04_forge.ipynb #02afb5eb
+@dataclass(frozen=True)
+class Level:
+    "How hard forged captures are; the standard level changes nothing."
+    strength: float = 1.0    # factor on the strength of every defect
+    extent: float = 1.0      # factor on its extent
+    variation: float = 0.0   # 0 and more: how much flawless individuals, poses and lamps differ
+    noise: float = 1.0       # factor on the noise of both sensors
+    least: float = 0.0       # mm2 of a defect that can be seen; smaller ones are made stronger until it is
+
+
+def level_at(
+    difficulty: float,  # 0 is the standard level
+) -> Level:
+    "Weaker and smaller damage, more variation and more noise, all at once."
+    d = difficulty
+    return Level(1 / (1 + .5 * d), 1 / (1 + .2 * d), d, 1 + .5 * d, 15 * (d > 0))
+
+
+LEVELS = {"standard": Level(), "hard": level_at(1.0)}
+
+
+def find_level(
+    level: str | Level,  # a name in LEVELS, or a Level
+) -> Level:
+    "The level of that name."
+    if isinstance(level, Level): return level
+    if level not in LEVELS: raise unknown_name("level", level, LEVELS)
+    return LEVELS[level]
 
 # %% ../../nbs/forge/04_forge.ipynb #0b3a6363
 def on_table(
@@ -37,6 +70,72 @@ def on_table(
     body = surface.height > 0
     return replace(surface, color=np.where(body, surface.color, cloth), gloss=surface.gloss * body)
 
+# %% ../../nbs/forge/04_forge.ipynb #5e90a4c3
+def captured(
+    surface: Surface,         # an object with nothing around it, in its own millimetres
+    setup: Setup,
+    rays: np.ndarray,         # (3,H,W)
+    table: np.ndarray,        # (2,H,W) mm
+    seed: int,                # of the cloth and of all noise
+    level: Level = Level(),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # rgb (3,H,W), xyz (3,H,W), valid (H,W)
+    "Put an object on the table, lift both into space, photograph and measure them."
+    scene = on_table(replace(surface, height=surface.height * setup.scale), table, seed)
+    xyz, rng = lift(rays, setup.normal, scene.height), np.random.default_rng([seed, 6])  # 6: the sensors' noise
+    photo = gaussian_filter(photograph(scene, xyz, setup.light), (0, .55, .55), output=np.float32)  # the lens
+    measured, valid = measure(xyz, photo, rng, level.noise)
+    grain = np.float32(.006 * level.noise) * rng.standard_normal(photo.shape, np.float32)
+    if level.variation:  # exposure and white balance
+        own = np.random.default_rng([seed, 10])
+        gain = (1 + level.variation * own.uniform(-.10, .10)) * (1 + level.variation * own.normal(0, .02, (3, 1, 1)))
+        photo = photo * gain.astype(np.float32)
+    return np.clip(photo + grain, 0, 1), measured, valid
+
+# %% ../../nbs/forge/04_forge.ipynb #c2772646
+def individual(
+    category: str,      # one of `list_categories()`
+    x: np.ndarray,      # (H,W) mm, the object's frame
+    y: np.ndarray,      # (H,W) mm
+    seed: int,          # which individual
+    variation: float,   # of a Level
+) -> Surface:
+    "One individual; with `variation` its outline and relief are a little bent, and its colour and gloss its own."
+    if not variation: return build_surface(category, x, y, seed)
+    rng, (x, y) = np.random.default_rng([seed, 9]), (x.astype(np.float32), y.astype(np.float32))
+    bend = lambda mm, scale: variation * mm * noise(x, y, scale, rng)
+    surface = build_surface(category, x + bend(1.5, 28), y + bend(1.5, 28), seed)
+    height = surface.height * (1 + variation * rng.uniform(-.05, .05)) + (bend(.7, 22) + bend(.12, 3)) * (surface.height > 2)
+    tone = 1 + bend(.10, 25) + bend(.06, 5) + bend(.04, 1.5)                        # blotches, mottling, grain
+    color = surface.color * tone * (1 + variation * rng.uniform(-.10, .10)) * (1 + variation * rng.normal(0, .03, (3, 1, 1)))
+    gloss = surface.gloss * (1 + variation * rng.uniform(-.2, .1))
+    return replace(surface, height=np.maximum(height, 0).astype(np.float32),
+                   color=np.clip(color, 0, 1).astype(np.float32), gloss=np.clip(gloss, 0, 1).astype(np.float32))
+
+# %% ../../nbs/forge/04_forge.ipynb #929ffc60
+def with_damage(
+    good: Surface,      # the individual, on the grid of x and y
+    category: str,      # which one it is
+    defect: str,        # "good" or one of `list_defects()`
+    x: np.ndarray,      # (H,W) mm, the object's frame
+    y: np.ndarray,      # (H,W) mm
+    strength: float,    # >= 0, at the standard level
+    extent: float,      # > 0, at the standard level
+    seed: int,          # the individual's, and of the defect's place and outline
+    level: Level,
+) -> Surface:
+    "The individual with a defect as strong as the level says, or just strong enough to be seen."
+    if defect == "good": return good
+    place, strength, extent = choose_place(category, seed), strength * level.strength, extent * level.extent
+    if level.least and strength:
+        steps = np.arange(-64, 65, dtype=np.float32)     # a point is 1 mm2, whatever the picture's size
+        grid = np.meshgrid(steps, steps)
+        flawless = individual(category, *grid, seed, level.variation)
+        for _ in range(8):
+            tried = add_defect(flawless, defect, *grid, place, strength, extent, seed)
+            if defect_mask(flawless, tried).sum() >= level.least: break
+            strength *= 1.25
+    return add_defect(good, defect, x, y, place, strength, extent, seed)
+
 # %% ../../nbs/forge/04_forge.ipynb #44e5c7f4
 def forge_sample(
     category: str,          # one of `list_categories()`
@@ -45,20 +144,17 @@ def forge_sample(
     extent: float = 1.0,    # > 0: how wide or long it is
     seed: int = 0,          # which individual, pose and defect place
     size: int = 256,        # pixels along each edge
+    level: str | Level = "standard",  # one of LEVELS, or a Level of your own
 ) -> Sample:
     "Forge one capture. The same seed gives the same object with every defect, and thus flawless twins."
-    setup, rays, rng = draw_setup(seed), view_rays(size), np.random.default_rng([seed, 6])  # 6: the sensor's noise
+    level = find_level(level)
+    setup, rays = draw_setup(seed, level.variation), view_rays(size)
     table = table_coordinates(rays, setup.normal)
     x, y = object_coordinates(table, setup)
-    good = build_surface(category, x, y, seed)
-    place = (0, 0) if defect == "good" else choose_place(category, seed)
-    bad = add_defect(good, defect, x, y, place, strength, extent, seed)
-    scene = on_table(replace(bad, height=bad.height * setup.scale), table, seed)
-    xyz = lift(rays, setup.normal, scene.height)
-    photo = gaussian_filter(photograph(scene, xyz, setup.light), (0, .55, .55), output=np.float32)  # the lens
-    measured, valid = measure(xyz, photo, rng)
-    rgb = np.clip(photo + np.float32(.006) * rng.standard_normal(photo.shape, np.float32), 0, 1)
-    return Sample(rgb, measured, valid, defect_mask(good, bad), category, defect, f"{category}/{defect}/{seed}")
+    good = individual(category, x, y, seed, level.variation)
+    bad = with_damage(good, category, defect, x, y, strength, extent, seed, level)
+    rgb, xyz, valid = captured(bad, setup, rays, table, seed, level)
+    return Sample(rgb, xyz, valid, defect_mask(good, bad), category, defect, f"{category}/{defect}/{seed}")
 
 # %% ../../nbs/forge/04_forge.ipynb #aeca2b41
 MANIFEST = "manifest.json"
@@ -87,9 +183,10 @@ def files_of(
     root: Path,
     entry: dict,  # of `plan`
 ) -> dict[str, Path]:
-    "The files of one capture in MVTec 3D-AD's layout; only the test split has gt."
+    "The files of one capture in MVTec 3D-AD's layout; test captures and defective ones have gt."
     folder = Path(root) / entry["category"] / entry["split"] / entry["defect"]
-    kinds = {"rgb": ".png", "xyz": ".tiff"} | ({"gt": ".png"} if entry["split"] == "test" else {})
+    masked = entry["split"] == "test" or entry["defect"] != "good"
+    kinds = {"rgb": ".png", "xyz": ".tiff"} | ({"gt": ".png"} if masked else {})
     return {kind: folder / kind / (entry["name"] + suffix) for kind, suffix in kinds.items()}
 
 # %% ../../nbs/forge/04_forge.ipynb #35dae73c
@@ -136,37 +233,69 @@ def forge(
     root: str | Path,                     # folder to write into: empty, new, or an earlier forge's own
     categories: list[str] | None = None,  # None for the whole "sample" family
     train: int = 8,                       # good captures to learn from, per category
-    validation: int = 2,                  # good captures to tune on, per category
-    test: dict[str, int] | None = None,   # captures per test folder; None for 4 good and 1 of every defect
+    validation: dict[str, int] | int | None = None,  # captures to tune on, per folder; a number: so many good ones;
+                                          # None for 2 good and 1 of every defect
+    test: dict[str, int] | None = None,   # captures to judge by, per folder; None for 4 good and 1 of every defect
     seed: int = 0,
     size: int = 256,                      # pixels along each edge
+    level: str | Level = "standard",      # one of LEVELS, or a Level of your own
 ) -> Path:
     "Write a small data set in MVTec 3D-AD's layout, and a manifest that says how it was made."
     categories = list_categories("sample") if categories is None else list(categories)
-    test = {"good": 4} | dict.fromkeys(list_defects(), 1) if test is None else dict(test)
-    known_defects = ["good", *list_defects()]
-    for kind, names, known in (("category", categories, list_categories()), ("defect", test, known_defects)):
+    one_of_each = dict.fromkeys(list_defects(), 1)
+    if isinstance(validation, int): validation = {"good": validation}
+    validation = {"good": 2} | one_of_each if validation is None else dict(validation)
+    test = {"good": 4} | one_of_each if test is None else dict(test)
+    known_defects, found = ["good", *list_defects()], find_level(level)
+    for kind, names, known in (("category", categories, list_categories()), ("defect", {**validation, **test}, known_defects)):
         for name in set(names) - set(known):
             raise unknown_name(kind, name, known)
-    entries = plan(categories, {"train": {"good": train}, "validation": {"good": validation}, "test": test}, seed)
-    arguments = dict(categories=categories, train=train, validation=validation, test=test, seed=seed, size=size)
+    entries = plan(categories, {"train": {"good": train}, "validation": validation, "test": test}, seed)
+    arguments = dict(categories=categories, train=train, validation=validation, test=test, seed=seed, size=size,
+                     level=asdict(level) if isinstance(level, Level) else level)
     names = [path.as_posix() for entry in entries for path in files_of(Path(), entry).values()]
     made = dict(made_by="mmad_nb.forge.forge", version=__version__)
     claim(root, made | dict(arguments=arguments, captures=entries, files=names))
     for entry in progress(entries, "forging"):
         settings = {k: entry[k] for k in ("category", "defect", "strength", "extent", "seed")}
-        write_capture(forge_sample(**settings, size=size), files_of(root, entry))
+        write_capture(forge_sample(**settings, size=size, level=found), files_of(root, entry))
     return Path(root)
 
 # %% ../../nbs/forge/04_forge.ipynb #46213bb6
-def sample_data() -> Path:
-    "The folder of forged samples that comes with the package, in MVTec 3D-AD's layout."
+def sample_data(
+    level: str = "standard",  # "standard" comes with the package; another level is forged once, into the cache
+) -> Path:
+    "A folder of forged samples in MVTec 3D-AD's layout."
+    find_level(level)
     package = Path(str(files("mmad_nb")))
-    for folder in (package / "data_samples", package.parent / "data_samples"):
-        if (folder / MANIFEST).exists():
-            return folder
-    raise DataError(package / "data_samples", "no forged samples", f"a folder with a {MANIFEST}",
-                    "Install the package anew, or forge your own with forge(root).")
+    folders = [package / "data_samples", package.parent / "data_samples"]
+    shipped = next((folder for folder in folders if (folder / MANIFEST).exists()), None)
+    if shipped is None:
+        raise DataError(folders[0], "no forged samples", f"a folder with a {MANIFEST}",
+                        "Install the package anew, or forge your own with forge(root).")
+    return shipped if level == "standard" else forged_once(level, json.loads((shipped / MANIFEST).read_text())["arguments"])
+
+
+def forged_once(
+    level: str,
+    arguments: dict,  # of `forge`
+) -> Path:
+    "The data set of these arguments at another level: found in the cache, or forged beside it and renamed."
+    arguments = arguments | {"level": level}
+    folder = cache_dir("samples", f"{level}-{content_hash(__version__, asdict(find_level(level)), arguments)}")
+    if (folder / MANIFEST).exists(): return folder
+    print(f"Forging the {level} samples once, into {folder} (under a minute).")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent) as beside:
+            whole = forge(Path(beside) / level, **arguments)
+            try: os.rename(whole, folder)
+            except OSError:  # another process was faster, and its files are the same
+                if not (folder / MANIFEST).exists(): raise
+    except OSError as error:
+        raise DataError(folder, str(error), "a folder that can be written",
+                        f"Set MMAD_NB_CACHE to one, or forge your own set with forge(root, level={level!r}).") from error
+    return folder
 
 # %% ../../nbs/forge/04_forge.ipynb #78a4d517
 def depth_image(
@@ -179,14 +308,15 @@ def depth_image(
 
 # %% ../../nbs/forge/04_forge.ipynb #f34ebddc
 def forge_controls() -> dict:
-    "One control for each argument of `forge_sample`, in its order."
+    "One control for each argument of `forge_sample` but the size."
     import ipywidgets as W
     return dict(
         category=W.Dropdown(options=list_categories(), description="category"),
         defect=W.Dropdown(options=["good", *list_defects()], value="crack", description="defect"),
         strength=W.FloatSlider(value=1, min=0, max=2, step=.1, description="strength"),
         extent=W.FloatSlider(value=1, min=.4, max=2, step=.1, description="extent"),
-        seed=W.IntSlider(value=0, min=0, max=50, description="seed"))
+        seed=W.IntSlider(value=0, min=0, max=50, description="seed"),
+        level=W.Dropdown(options=list(LEVELS), description="level"))
 
 # %% ../../nbs/forge/04_forge.ipynb #f6eab377
 class ForgePanel:
@@ -206,9 +336,11 @@ class ForgePanel:
 
     def refresh(self, change=None):
         "Forge anew and show it; the widgets stay, only their contents change."
-        self.sample = forge_sample(*(control.value for control in self.controls.values()), size=self.size)
+        self.sample = forge_sample(size=self.size, **{name: control.value for name, control in self.controls.items()})
         cloud = self.sample.cloud()
         self.view.show(cloud.points, cloud.colors)
-        self.photo.value = png_bytes((self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
+        photo = (self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8)
+        photo[binary_dilation(self.sample.mask, iterations=2) & ~binary_dilation(self.sample.mask)] = (0, 255, 255)
+        self.photo.value = png_bytes(photo)
         self.depth.value = png_bytes(depth_image(self.sample))
         self.label.value = f"{int(self.sample.mask.sum())} defective pixels"

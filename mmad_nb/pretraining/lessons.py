@@ -5,27 +5,27 @@
 # %% ../../nbs/pretraining/01_lessons.ipynb #4164d839
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt
 
 from ..core.runtime import DataError, png_bytes, progress
 from ..data.prepare import prepare, resize_nearest
 from ..data.sample import Sample
 from ..features.normals import surface_normals
 from ..features.points import group_points, knn
-from ..forge.camera import draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
+from ..forge.camera import draw_setup, object_coordinates, table_coordinates, view_rays
 from ..forge.defects import add_defect, defect_mask, list_defects
-from ..forge.forge import on_table
+from ..forge.forge import captured
 from ..forge.shapes import (Surface, build_surface, dome, dots, inside_box, inside_disc, list_categories, mix,
                                  noise, plate, ramp, rough, steel)
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'HELD_OUT', 'ANYTHING', 'NAMES', 'KINDS', 'STREAM', 'allowed', 'outline', 'ribs', 'anything', 'damaged',
-           'captured', 'Lesson', 'patch_means', 'flawless_patches', 'lesson', 'forge_lessons', 'LessonPanel']
+           'Lesson', 'patch_means', 'flawless_patches', 'lesson', 'forge_lessons', 'LessonPanel']
 
 # %% ../../nbs/pretraining/01_lessons.ipynb #25bbcd3d
 CATEGORIES = tuple(list_categories("auxiliary"))
@@ -121,15 +121,6 @@ def damaged(
         moved |= np.abs(surface.height - before.height) > .4      # mm
     rgb, xyz, valid = captured(surface, setup, rays, table, seed)
     return Sample(rgb, xyz, valid, kind > 0, category, "mixed", f"{category}/mixed/{seed}"), kind, moved
-
-# %% ../../nbs/pretraining/01_lessons.ipynb #6c19bfa9
-def captured(surface, setup, rays, table, seed):
-    "Photo, points and validity of an object on the table: the second half of `forge_sample`."
-    scene = on_table(replace(surface, height=surface.height * setup.scale), table, seed)
-    xyz, rng = lift(rays, setup.normal, scene.height), np.random.default_rng([seed, 6])
-    photo = gaussian_filter(photograph(scene, xyz, setup.light), (0, .55, .55), output=np.float32)
-    measured, valid = measure(xyz, photo, rng)
-    return np.clip(photo + np.float32(.006) * rng.standard_normal(photo.shape, np.float32), 0, 1), measured, valid
 
 # %% ../../nbs/pretraining/01_lessons.ipynb #09518bc5
 @dataclass(frozen=True, eq=False)
