@@ -323,6 +323,95 @@ def test_batches_are_evaluated_together():
     assert legacy.compute()["aupro@10"] == pytest.approx(aupro(maps, masks, .1, "legacy-99")) and legacy.compute()["image_auroc"] == 1
 
 
+# ---- clouds ---------------------------------------------------------------------------------------------------------
+
+class CloudParts(dict):
+    "Components of clouds: flat tensors of all points, and how many each cloud has; parts[2:5] are three of the clouds."
+    def __init__(self, values, sizes): super().__init__(values); self.sizes = tuple(sizes)
+
+    def __getitem__(self, key):
+        if isinstance(key, str): return super().__getitem__(key)
+        inside = slice(sum(self.sizes[:key.start]), sum(self.sizes[:key.stop]))
+        return CloudParts({name: values[inside] for name, values in self.items()}, self.sizes[key])
+
+
+def cloud_pair(count=9, seed=0, largest=400):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, largest, count)
+    labels = [rng.random(n) < .15 * (i % 2) for i, n in enumerate(sizes)]
+    lift = torch.from_numpy(np.concatenate(labels)).float() * .4
+    values = [(torch.from_numpy(rng.random(sizes.sum()).astype(np.float32)) + lift).mul(64).round() / 64 for _ in range(2)]   # ties
+    return dict(zip(("rgb", "xyz"), values)), labels, sizes.tolist()
+
+
+@pytest.mark.parametrize("pays", [True, False], ids=["sorted", "buckets"])
+def test_clouds_agree_with_the_definition(pays, monkeypatch):
+    from mmad_nb.scoring import evaluator
+    monkeypatch.setattr(evaluator, "sorting_pays", lambda: pays)
+    for seed in range(5):
+        parts, labels, sizes = cloud_pair(seed=seed)
+        flat, truth = blend(parts, .3).numpy(), np.concatenate(labels)
+        clouds = list(blend(parts, .3).split(sizes))
+        tops, bad = [c.max().item() for c in clouds], [m.any() for m in labels]
+        fuse_to_list = lambda some, alpha: list(blend(some, alpha).split(list(some.sizes)))
+        judge = Evaluator(labels)
+        both = CloudParts(parts, sizes)
+        for metrics in (evaluate(clouds, labels), evaluate([c.numpy() for c in clouds], labels), judge.evaluate(clouds),
+                        judge.evaluate(parts, fuse=blend, alpha=.3),
+                        Evaluator([torch.from_numpy(m) for m in labels]).evaluate([c.numpy() for c in clouds])):
+            assert metrics["pixel_auroc"] == pytest.approx(roc_auc_score(truth, flat), abs=1e-12)
+            assert metrics["pixel_ap"] == pytest.approx(average_precision_score(truth, flat), abs=1e-12)
+            assert metrics["image_auroc"] == pytest.approx(roc_auc_score(bad, tops), abs=1e-12)
+            assert metrics["image_ap"] == pytest.approx(average_precision_score(bad, tops), abs=1e-12)
+            assert all(np.isnan(metrics[name]) for name in metrics if name.startswith("aupro"))
+        maps, (means,) = judge.fused(WithSlices(both), fuse_to_list, dict(alpha=.3), lambda some: torch.stack([c.mean() for c in some]))
+        assert all(torch.equal(a, b) for a, b in zip(maps, clouds)) and len(maps) == len(clouds)
+        assert means.tolist() == pytest.approx([c.mean().item() for c in clouds], rel=1e-6)
+
+
+class WithSlices:
+    "The same, no dict: sliced by its own method only, as a detector's components are."
+    def __init__(self, parts): self.parts, self.sizes = parts, parts.sizes
+    def __getitem__(self, key): return self.parts[key] if isinstance(key, str) else WithSlices(self.parts[key])
+    def __iter__(self): return iter(self.parts)
+    def __len__(self): return len(self.parts)
+    def values(self): return self.parts.values()
+
+
+def test_large_clouds_are_shared_out():
+    "Blocks of clouds end where clouds end, whatever their sizes."
+    parts, labels, sizes = cloud_pair(count=7, seed=3, largest=400_000)
+    judge, seen = Evaluator(labels), []
+    fuse = lambda some: seen.append(len(some["rgb"])) or some["rgb"]
+    assert judge.evaluate(parts, fuse=fuse)["pixel_auroc"] == pytest.approx(roc_auc_score(np.concatenate(labels), parts["rgb"].numpy()))
+    assert len(seen) > 2 and sum(seen[1:]) == sum(sizes)      # the first call asks for type and device
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda c, m: evaluate(c, m[:-1]), "labels of 8 clouds"),
+    (lambda c, m: evaluate(c, [*m[:3], m[3][:-1], *m[4:]]), "cloud 3"),
+    (lambda c, m: evaluate(c, [*m[:2], None, *m[3:]]), "cloud 2"),
+    (lambda c, m: evaluate([*c[:1], c[1][:0], *c[2:]], [*m[:1], m[1][:0], *m[2:]]), "cloud 1"),
+    (lambda c, m: evaluate([*c[:1], c[1] * torch.nan, *c[2:]], m), "NaN scores"),
+    (lambda c, m: evaluate(c, m, scores=[1.]), "(9,)"),
+    (lambda c, m: evaluate(torch.zeros(9, 4, 4), m), "cloud 0"),
+    (lambda c, m: evaluate(c, np.zeros((9, 4, 4))), "cloud 0"),
+    (lambda c, m: Evaluator(m).evaluate(c[::-1]), "of the same samples"),
+    (lambda c, m: Evaluator(m).evaluate(c[:-1]), "that of the masks"),
+    (lambda c, m: Evaluator(m).evaluate([*c, c[0]]), "that of the masks"),
+    (lambda c, m: Evaluator(m).evaluate({"a": torch.cat([*c, c[0]])}, fuse=lambda parts: parts["a"]), "that of the masks"),
+    (lambda c, m: Evaluator(m).evaluate(torch.zeros(9, 4, 4)), "of the same samples"),
+    (lambda c, m: Evaluator(np.zeros((9, 4, 4))).evaluate(c), "of the same samples"),
+    (lambda c, m: Evaluator([*m[:2], np.zeros((2, 2)), *m[3:]]), "cloud 2"),
+    (lambda c, m: aupro(c, m), "one value a point"),
+    (lambda c, m: AnomalyMetrics().update(c, m), "one value a point"),
+])
+def test_clouds_refused(call, words):
+    parts, labels, sizes = cloud_pair()
+    with pytest.raises(DataError) as error: call(list(parts["rgb"].split(sizes)), labels)
+    assert words in str(error.value)
+
+
 # ---- threads and the sweep ------------------------------------------------------------------------------------------
 
 def test_threads_leave_torch_alone():

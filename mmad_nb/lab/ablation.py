@@ -476,7 +476,8 @@ def set(self: AblationLab,
     "Move several controls at once; the pictures follow once."
     self._held = True
     try:
-        for name, value in weights.items(): self.controls[name].value = value
+        for name, value in weights.items():     # 0.1 + 0.2 would come back from the browser as 0.3, perhaps after a reset
+            self.controls[name].value = round(value, 9) if isinstance(value, float) else value
     finally: self._held = False
     self._guarded(self.move)
 

@@ -332,7 +332,8 @@ def set(self: Explorer,
     self._held = True
     try:
         for side, weights in ((self.left, left), (self.right, right)):
-            for name, value in (weights or {}).items(): side.controls[name].value = value
+            for name, value in (weights or {}).items():     # 0.1 + 0.2 would come back from the browser as 0.3
+                side.controls[name].value = round(value, 9) if isinstance(value, float) else value
     finally: self._held = False
     self._follow()
 

@@ -15,8 +15,8 @@ from ..core.runtime import DataError, unknown_name
 
 # %% auto #0
 __all__ = ['LEGACY', 'label_regions', 'area_below', 'count_outranking', 'bar_area', 'region_weights', 'as_maps_and_masks',
-           'as_numpy', 'split_scores', 'check_limits', 'aupro', 'pro_curve', 'curve_corners', 'sized_defects',
-           'AuproPanel']
+           'is_ragged', 'as_numpy', 'split_scores', 'check_limits', 'aupro', 'pro_curve', 'curve_corners',
+           'sized_defects', 'AuproPanel']
 
 # %% ../../nbs/scoring/01_aupro.ipynb #66f4f10d
 def label_regions(
@@ -85,6 +85,9 @@ def as_maps_and_masks(
     masks,                  # the same shape; nonzero = defective
 ) -> tuple:                 # (N,H,W) scores, a tensor if they are on a GPU, else numpy; (N,H,W) bool, numpy
     "Checked arrays from numpy or torch input."
+    if is_ragged(maps) or is_ragged(masks):
+        raise DataError("maps and masks", "clouds, one value a point", "(N,H,W)",
+                        "Regions need neighbours, and a list of points has none; `evaluate` gives the other metrics.")
     maps, masks = _as_numbers(maps), as_numpy(masks) != 0
     if maps.shape != masks.shape or maps.ndim not in (2, 3):
         raise DataError("maps and masks", f"shapes {tuple(maps.shape)} and {masks.shape}", "both (N,H,W)",
@@ -93,6 +96,13 @@ def as_maps_and_masks(
         raise DataError("maps", f"{bad} NaN scores", "numbers",
                         "Find out where they arise; a rank of NaN has no meaning.")
     return (maps, masks) if maps.ndim == 3 else (maps[None], masks[None])
+
+
+def is_ragged(
+    values,     # anything
+) -> bool:
+    "Whether these are values of clouds: a list of arrays or tensors with one number for each point, (n,) and (m,) and ..."
+    return isinstance(values, (list, tuple)) and any(getattr(value, "ndim", None) == 1 for value in values)
 
 
 def as_numpy(

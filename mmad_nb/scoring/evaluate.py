@@ -12,12 +12,12 @@ import torch
 
 from ..core.runtime import DataError
 from .aupro import (as_maps_and_masks, as_numpy, aupro, bar_area, check_limits, count_outranking,
-                                   curve_corners, region_weights, split_scores)
+                                   curve_corners, is_ragged, region_weights, split_scores)
 
 # %% auto #0
 __all__ = ['LIMITS', 'auroc', 'mean_win', 'roc_curve', 'average_precision', 'mean_precision', 'f1_max', 'Metrics',
-           'pixel_metrics', 'image_metrics', 'image_labels', 'image_scores', 'one_per_image', 'evaluate',
-           'MetricsPanel']
+           'pixel_metrics', 'as_points', 'per_image', 'image_metrics', 'image_labels', 'image_scores', 'one_per_image',
+           'evaluate', 'MetricsPanel']
 
 # %% ../../nbs/scoring/03_evaluate.ipynb #470863b4
 def auroc(
@@ -103,6 +103,36 @@ def pixel_metrics(
     return {"pixel_auroc": mean_win(higher, at_least, normals), "pixel_ap": mean_precision(found, at_least),
             **dict(zip(names, areas))}
 
+# %% ../../nbs/scoring/03_evaluate.ipynb #7e21b5c4
+def as_points(
+    maps,      # N arrays or tensors (n,): one score for each point of a cloud; n may differ
+    masks,     # N arrays or tensors (n,): nonzero = a defective point
+) -> tuple:    # (P,) scores of all points, a tensor if they are on a GPU, else numpy; (P,) bool, numpy; the N sizes
+    "Checked scores and labels of clouds, one cloud after the other."
+    if len(maps) != len(masks):
+        raise DataError("masks", f"labels of {len(masks)} clouds", f"of {len(maps)}, as many as have scores",
+                        "Pick the same clouds from both.")
+    for i, (scores, labels) in enumerate(zip(maps, masks)):
+        shape = getattr(labels, "shape", None if labels is None else (len(labels),))
+        if len(scores) == 0 or scores.ndim != 1 or shape != scores.shape:
+            raise DataError(f"cloud {i}", f"scores {tuple(scores.shape)}, labels {shape and tuple(shape)}",
+                            "both (n,), one number for each of at least one point",
+                            "Were points removed or thinned out on one side only?")
+    on_torch = any(isinstance(scores, torch.Tensor) for scores in maps)
+    scores = torch.cat([torch.as_tensor(s) for s in maps]) if on_torch else np.concatenate(maps)
+    scores, labels = as_maps_and_masks(scores[None], np.concatenate([as_numpy(m) for m in masks])[None])
+    return scores[0, 0], labels[0, 0], tuple(len(m) for m in maps)
+
+
+def per_image(
+    values,                # (N,H,W), or (P,) of all points
+    sizes: tuple | None,   # points of each cloud; None: images
+):                         # an iterable of N arrays
+    "The values of each image, or of each cloud."
+    if sizes is None: return values
+    ends = np.cumsum(sizes)
+    return [values[end - size:end] for size, end in zip(sizes, ends)]
+
 # %% ../../nbs/scoring/03_evaluate.ipynb #c886a6b6
 def image_metrics(
     scores: np.ndarray,   # (N,) one for each image
@@ -113,14 +143,16 @@ def image_metrics(
     return {"image_auroc": auroc(bad, good), "image_ap": average_precision(bad, good)}
 
 
-def image_labels(labels, masks):
-    "Which images are defective: as given, or those with a mask that is not empty."
-    return masks.any((1, 2)) if labels is None else one_per_image("labels", labels, len(masks)).astype(bool)
+def image_labels(labels, masks, sizes=None):
+    "Which images or clouds are defective: as given, or those with a mask that is not empty."
+    if labels is not None: return one_per_image("labels", labels, len(sizes or masks)).astype(bool)
+    return np.array([mask.any() for mask in per_image(masks, sizes)])
 
 
-def image_scores(scores, maps):
-    "The scores of the images: as given, or the maximum of each map."
-    if scores is not None: return one_per_image("scores", scores, len(maps)).astype(float)
+def image_scores(scores, maps, sizes=None):
+    "The scores of the images or clouds: as given, or the maximum of each map."
+    if scores is not None: return one_per_image("scores", scores, len(sizes or maps)).astype(float)
+    if sizes: return np.array([float(values.max()) for values in per_image(maps, sizes)])
     flat = maps.reshape(len(maps), -1)
     return as_numpy(flat.amax(1) if isinstance(flat, torch.Tensor) else flat.max(1))
 
@@ -140,21 +172,23 @@ LIMITS = (.3, .1, .05, .01)  # the false positive rates that papers use
 
 
 def evaluate(
-    maps,                                       # (N,H,W) scores, numpy or torch
-    masks,                                      # (N,H,W), nonzero = defective
+    maps,                                       # (N,H,W) scores, numpy or torch; of clouds a list of N (n,)
+    masks,                                      # the same shape, nonzero = defective
     scores=None,                                # (N,) image scores; None takes each map's maximum
     limits: Sequence[float] = LIMITS,           # false positive rates for AUPRO, each in (0,1]
     labels=None,                                # (N,) bool: defective image; None takes masks that are not empty
     mode: str = "exact",                        # how AUPRO is computed, see `aupro`
 ) -> Metrics:                                   # image_auroc, image_ap, pixel_auroc, pixel_ap, aupro@30, ...
-    "All metrics of a test set. NaN where one is undefined; NaN scores raise."
-    maps, masks = as_maps_and_masks(maps, masks)
-    limits, labels = check_limits(limits), image_labels(labels, masks)
+    "All metrics of a test set. NaN where one is undefined, as AUPRO of clouds is; NaN scores raise."
+    clouds = is_ragged(maps) or is_ragged(masks)
+    maps, masks, sizes = as_points(maps, masks) if clouds else (*as_maps_and_masks(maps, masks), None)
+    limits, labels = check_limits(limits), image_labels(labels, masks, sizes)
     bad, good = split_scores(maps, masks)
     counts = count_outranking(bad, bad)[1], *count_outranking(bad, good)
-    metrics = Metrics(**image_metrics(image_scores(scores, maps), labels),
-                      **pixel_metrics(*counts, region_weights(masks), len(good), limits))
-    if mode == "exact": return metrics
+    w = np.full(len(bad), np.nan) if clouds else region_weights(masks)      # points have no neighbours, so no regions
+    metrics = Metrics(**image_metrics(image_scores(scores, maps, sizes), labels),
+                      **pixel_metrics(*counts, w, len(good), limits))
+    if mode == "exact" or clouds: return metrics
     return Metrics(metrics, **dict(zip(list(metrics)[4:], aupro(maps, masks, limits, mode))))
 
 # %% ../../nbs/scoring/03_evaluate.ipynb #43e79362
