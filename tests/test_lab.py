@@ -2,14 +2,14 @@
 import numpy as np
 import pytest
 import torch
-from lab_samples import make_sample
+from lab_samples import CloudFake, make_cloud, make_sample
 
 from mmad_nb.core import DataError
 from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_maps, show_sample
 from mmad_nb.lab.ablation import metric_table
-from mmad_nb.scoring import Evaluator
+from mmad_nb.scoring import Evaluator, evaluate
 
 
 class Fake:
@@ -280,3 +280,60 @@ def test_clouds_without_colours_normals_or_pixels():
         assert cloud_still(bare, color).axes
     with pytest.raises(DataError, match="pixel"): cloud_plot(bare, np.zeros((24, 24)))
     with pytest.raises(DataError, match="50"): cloud_plot(bare, np.zeros(7))
+
+
+# ---- clouds: no photo, a number of points of its own -----------------------------------------------------------------
+
+CLOUDS = [make_cloud(d, i, 100 + 40 * i) for i, d in enumerate(("good", "dent", "good", "crack"))]
+ALPHA = (Weight("alpha", "α", 0.5, 0, 1, "share"),)
+
+
+@pytest.fixture
+def cloud_lab(): return AblationLab(CloudFake(ALPHA), CLOUDS)
+
+
+def test_a_lab_of_clouds_follows_weight_sample_and_colour(cloud_lab):
+    lab, parts = cloud_lab, CloudFake(ALPHA).components(CLOUDS)
+    assert [len(m) for m in lab.result.maps] == [100, 140, 180, 220] and lab.detector.runs == 1
+    lab.sample.value = 3
+    assert len(lab.cloud.points.positions) == 220 and list(lab.strip.figure.data[0].marker.line.width) == [0, 0, 0, 3]
+    before = lab.cloud.points.attribute.copy(), lab.table.value, np.array(lab.strip.figure.data[0].x)
+    lab.controls["alpha"].value = 0.1
+    assert torch.allclose(lab.result.maps[3], (0.9 * parts["rgb"] + 0.1 * parts["xyz"])[-220:])
+    after = lab.cloud.points.attribute, lab.table.value, np.array(lab.strip.figure.data[0].x)
+    assert (before[0] != after[0]).any() and before[1] != after[1] and (before[2] != after[2]).any()
+    lab.color.value = "xyz"
+    low, high = lab.part_limits["xyz"]
+    assert np.allclose(lab.cloud.points.attribute, np.interp(parts["xyz"][-220:], (low, high), (0, 1)), atol=1e-5)
+    lab.color.value = "mask"
+    assert len(lab.cloud.points.colors) == 220 and len(set(lab.cloud.points.colors)) == 2
+    assert lab.detector.runs == 1
+
+
+def test_metrics_curve_code_and_still_of_clouds(cloud_lab):
+    lab = cloud_lab
+    expected = evaluate(lab.result.maps, [c.labels for c in CLOUDS])
+    assert lab.result.metrics["pixel_auroc"] == pytest.approx(expected["pixel_auroc"]) and np.isnan(expected["aupro@30"])
+    assert lab.table.value.count("undefined") == 4 and len(lab.curve.metric.options) == 4
+    sweep = lab.curve.find(lab.weights)
+    sweep.result()
+    fused = list(CloudFake().fuse(lab.components, 1.).split([len(c) for c in CLOUDS]))
+    assert sweep.curve("pixel_auroc")[-1] == pytest.approx(evaluate(fused, [c.labels for c in CLOUDS])["pixel_auroc"])
+    assert "s.labels" in lab.code.value
+    fig = lab.still()
+    assert [ax.name for ax in fig.axes] == ["3d", "3d", "rectilinear"] and "thing: good" in fig.axes[0].get_title()
+
+
+def test_a_lab_takes_one_kind_with_labels():
+    with pytest.raises(DataError, match="one kind"): AblationLab(CloudFake(ALPHA), [*CLOUDS, *SAMPLES])
+    with pytest.raises(DataError, match="no mask"): AblationLab(CloudFake(ALPHA), [*CLOUDS, Cloud(np.zeros((3, 3), np.float32))])
+    with pytest.raises(DataError, match="at least one"): AblationLab(CloudFake(ALPHA), [])
+    with pytest.raises(DataError, match="that of the masks"):                     # the components of other clouds
+        AblationLab(CloudFake(ALPHA), CLOUDS, CloudFake(ALPHA).components(CLOUDS[:3]))
+
+
+def test_a_weight_has_no_dust_behind_the_ninth_digit(cloud_lab, lab):
+    "The browser would send 0.30000000000000004 back as 0.3, perhaps after a reset."
+    for one in (cloud_lab, lab):
+        one.set(alpha=0.1 + 0.2)
+        assert one.controls["alpha"].value == 0.3

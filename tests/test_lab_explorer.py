@@ -3,7 +3,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
-from lab_samples import make_sample
+from lab_samples import CloudFake, make_cloud, make_sample
 
 import mmad_nb.lab.explorer as module
 from mmad_nb.core import DataError
@@ -157,8 +157,9 @@ def test_difference_signs_and_symmetry():
 
 
 def test_cameras_are_tied_in_the_browser(two):
-    assert isinstance(two.link, ipywidgets.Widget)
-    assert two.link.source == (two.left.cloud.plot, "camera") and two.link.target == (two.right.cloud.plot, "camera")
+    (link,) = two.link
+    assert isinstance(link, ipywidgets.Widget)
+    assert link.source == (two.left.cloud.plot, "camera") and link.target == (two.right.cloud.plot, "camera")
 
 
 def test_the_view_survives_a_weight_but_not_another_sample(two):
@@ -316,3 +317,29 @@ def test_bad_input_to_the_picker(picker):
     with pytest.raises(DataError, match=r"score: found shape \(9, 24\)"): PointPicker(SAMPLES[0], np.zeros((9, 24)))
     for index in (-1, 100):
         with pytest.raises(DataError, match=f"point: found {index}; expected a number from 0 to 99"): picker.choose(index)
+
+
+# ---- clouds ---------------------------------------------------------------------------------------------------------
+
+def test_an_explorer_of_clouds():
+    clouds = [make_cloud(d, i, 100 + 40 * i) for i, d in enumerate(("good", "dent", "crack"))]
+    alpha = (Weight("alpha", "α", 0.5, 0, 1, "share"),)
+    panel = Explorer(CloudFake(alpha), CloudFake(alpha, seed=1), clouds)
+    panel.sample.value = 2
+    panel.scale.value = "score"
+    left, right = panel.left.cloud, panel.right.cloud
+    assert [len(p.points.positions) for p in (left, right, panel.difference)] == [180] * 3 and len(panel.link) == 2
+    before = left.points.attribute.copy(), right.points.attribute.copy(), panel.difference.points.attribute.copy(), panel.table.value
+    panel.left.controls["alpha"].value = 0.1
+    assert (left.points.attribute != before[0]).any() and panel.table.value != before[3]
+    low, high = panel.limits
+    change = np.subtract(*(np.clip(side.now.maps[2].numpy(), low, high) for side in (panel.left, panel.right)))
+    assert np.allclose(panel.difference.points.attribute, np.clip(0.5 + change / (high - low), 0, 1), atol=1e-5)      # ½: no difference
+    assert panel.table.value.count("undefined") == 4
+    panel.scale.value = "rank"
+    ranks = panel.left.now.map(2, "rank")
+    assert ranks.shape == (180,) and 0 <= ranks.min() and ranks.max() <= 1
+    normal = np.concatenate([m.numpy() for m in panel.left.now.maps])[~np.concatenate([c.labels for c in clouds])]
+    assert ranks[0] == pytest.approx((normal < panel.left.now.maps[2][0].item()).mean())
+    panel.reset()
+    assert [ax.name for ax in panel.still().axes[:5]] == ["3d"] * 4 + ["rectilinear"]

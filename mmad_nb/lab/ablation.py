@@ -31,7 +31,7 @@ __all__ = ['Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'a
 class Ablation:
     "What a detector says with one setting of its weights."
     weights: dict         # name -> value
-    maps: torch.Tensor    # (N,H,W) float32: fused anomaly maps
+    maps: torch.Tensor    # (N,H,W) float32: fused anomaly maps; of clouds a list of N (n,)
     scores: torch.Tensor  # (N,) float32: one score a sample
     evaluator: Evaluator  # of the N samples' masks
 
@@ -49,7 +49,8 @@ def ablate(
 ) -> Ablation:
     "Fuse `components` with these `weights`; no network runs."
     maps, (scores,) = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
-    return Ablation(weights, maps.cpu(), scores.float().cpu(), evaluator)
+    maps = [values.cpu() for values in maps] if isinstance(maps, list) else maps.cpu()
+    return Ablation(weights, maps, scores.float().cpu(), evaluator)
 
 # %% ../../nbs/lab/02_ablation.ipynb #72d0fdc1
 def metric_label(
@@ -144,12 +145,13 @@ class LiveCloud:
     "A cloud coloured by score, photo or mask; `show` changes it in place, so that it keeps the view it was turned to."
     def __init__(self,
         cloud: Cloud,
-        score,              # (H,W) map of the sample that the cloud came from
-        limits: tuple,      # (low, high) of the colours of scores
-        height: int = 330,  # pixels
+        score,                 # (n,) scores of the points, or the (H,W) map of the sample that the cloud came from
+        limits: tuple,         # (low, high) of the colours of scores
+        height: int = 330,     # pixels
+        name: str = "magma",   # the matplotlib colour map of scores
     ):
-        self.cloud, self.color = cloud, "score"
-        self.plot = cloud_plot(cloud, self._level(cloud, score, limits), (0.0, 1.0), height)
+        self.cloud, self.color, self.name = cloud, "score", name
+        self.plot = cloud_plot(cloud, self._level(cloud, score, limits), (0.0, 1.0), height, name=name)
         self.points, self.plot.colorbar_object_id = self.plot.objects[0], 0   # 0: no bar, the map beside it has one
 
     @staticmethod
@@ -157,7 +159,7 @@ class LiveCloud:
 
     def show(self,
         cloud: Cloud,
-        score,                 # (H,W)
+        score,                 # (n,) or (H,W)
         limits: tuple,         # (low, high)
         color: str = "score",  # or "photo", "mask"
     ):
@@ -169,21 +171,24 @@ class LiveCloud:
                 self.points.attribute = level
         elif other or color != self.color:    # k3d cannot change from one way of colouring to another: exchange the points
             self.plot -= self.points
-            self.points = cloud_points(cloud, level if color == "score" else color, (0.0, 1.0))
+            self.points = cloud_points(cloud, level if color == "score" else color, (0.0, 1.0), name=self.name)
             self.plot += self.points
         if other: self.plot.camera = front_view(cloud.points)
         self.cloud, self.color = cloud, color
 
 # %% ../../nbs/lab/02_ablation.ipynb #a4b6527b
 def masks_of(
-    samples,          # the N samples
-) -> np.ndarray:      # (N,H,W) bool
-    "The masks of all `samples`, stacked."
-    for s in samples:
-        if s.mask is None:
+    samples,   # the N samples, or the N clouds
+):             # (N,H,W) bool; of clouds a list of N (n,) bool
+    "The masks of all `samples`, stacked; or the labels of all clouds."
+    if len({isinstance(s, Cloud) for s in samples}) > 1:
+        raise DataError("samples", "photos and clouds", "samples of one kind", "Look at each kind in a lab of its own.")
+    masks = [s.labels if isinstance(s, Cloud) else s.mask for s in samples]
+    for s, mask in zip(samples, masks):
+        if mask is None:
             raise DataError(f"sample {s.id!r}", "no mask", "a mask, all False for a good sample",
                             "Leave the sample out: without a mask nothing can be measured.")
-    return np.stack([s.mask for s in samples])
+    return masks if isinstance(samples[0], Cloud) else np.stack(masks)
 
 # %% ../../nbs/lab/02_ablation.ipynb #d860904f
 def wide(
@@ -207,12 +212,14 @@ def component_strip(
 
 # %% ../../nbs/lab/02_ablation.ipynb #b43cfc4c
 def as_code(
-    weights: dict,  # name -> value
+    weights: dict,        # name -> value
+    clouds: bool = False, # whether the samples are clouds
 ) -> str:
     "The lines that give this result outside of the lab."
     named = "".join(f", {name}={value!r}" for name, value in weights.items())
     return (f"maps = detector.fuse(detector.components(samples){named})\n"
-            "print(evaluate(maps, np.stack([s.mask for s in samples]), detector.image_scores(maps)))")
+            f"print(evaluate(maps, {'[s.labels for s in samples]' if clouds else 'np.stack([s.mask for s in samples])'}, "
+            "detector.image_scores(maps)))")
 
 
 def free_name(
@@ -247,7 +254,7 @@ class SweepCurve:
         detector,              # its numeric weights can be swept
         components,            # what `detector.fuse` takes
         evaluator: Evaluator,
-        names,                 # of the metrics
+        names,                 # of the metrics to choose from
     ):
         import ipywidgets as W
         import plotly.graph_objects as go
@@ -288,8 +295,9 @@ def show(self: SweepCurve, weights: dict, metrics):
     "Show the curve for this setting, and where on it we stand."
     if not self.numeric: return
     self.sweep = self.find(weights)
+    now = metrics[self.metric.value]
     with self.figure.batch_update():
-        self.figure.data[1].x, self.figure.data[1].y = [weights[self.weight.value]], [metrics[self.metric.value]]
+        self.figure.data[1].x, self.figure.data[1].y = [weights[self.weight.value]], [None if np.isnan(now) else now]
         self.figure.layout.xaxis.title.text = self.weight.value
         self.figure.layout.yaxis.title.text = metric_label(self.metric.value)
     self.draw(now=True)
@@ -312,12 +320,14 @@ class AblationLab:
     "Sliders made from `detector.weights`, and what they do to map, cloud, scores and metrics."
     def __init__(self,
         detector,  # a fitted detector: `weights`, `components`, `fuse`, `image_scores`
-        samples,   # the N samples to look at, all with a mask
+        samples,   # the N samples or clouds to look at, all with a mask or labels
         components=None,  # of these samples, if they are there already; None computes them
     ):
         self.detector, self.samples, self.rows, self._held = detector, list(samples), [], False
-        self.clouds = [s.cloud() for s in self.samples]
+        if not self.samples: raise DataError("samples", "none", "at least one", "Is the split empty?")
         self.evaluator = Evaluator(masks_of(self.samples), np.array([s.anomalous for s in self.samples]))
+        self.photos = self.evaluator.sizes is None                # or else clouds, which have none
+        self.clouds = [s.cloud() for s in self.samples] if self.photos else self.samples
         # the only time that a network runs
         self.components = detector.components(self.samples) if components is None else components
         self.part_limits = {name: score_limits(self.components[name]) for name in self.components}
@@ -346,7 +356,8 @@ def _controls(self: AblationLab):
     self.controls = {w.name: wide(weight_control(w)) for w in self.detector.weights}
     names = [(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)]
     self.sample = wide(W.Dropdown(options=names, description="sample"))
-    self.color = W.ToggleButtons(options=("score", "photo", "mask"), description="cloud", style=dict(button_width="70px"))
+    colors = ("score", "photo", "mask") if self.photos else ("score", *self.part_limits, "mask")
+    self.color = W.ToggleButtons(options=colors, description="cloud", style=dict(button_width="70px"))
     self.button = W.Button(description="default weights", tooltip="set all weights to their defaults")
     self.keep = W.Button(description="keep as row", tooltip="add the present setting to the table of kept rows")
     self.save = W.Button(description="save rows", tooltip="write the kept rows to a new file ablation.csv")
@@ -362,9 +373,10 @@ def _pictures(self: AblationLab):
     self.parts = W.Image(format="png", layout=W.Layout(width=f"{186 * len(self.part_limits)}px", height="186px"))
     self.bar, self.table, self.message, self.kept = W.HTML(), W.HTML(), W.HTML(), W.HTML()
     self.code = W.Textarea(rows=2, layout=W.Layout(width="920px"), description="as code")
-    self.cloud = LiveCloud(self.clouds[0], self.result.maps[0], self.limits)
+    self.cloud = LiveCloud(self.clouds[0], self.result.maps[0], self.limits, 330 if self.photos else 470)
     self.strip = ScoreStrip(self.samples, lambda i: setattr(self.sample, "value", i))
-    self.curve = SweepCurve(self.detector, self.components, self.evaluator, self.default.metrics)
+    defined = [name for name, value in self.default.metrics.items() if not np.isnan(value)]
+    self.curve = SweepCurve(self.detector, self.components, self.evaluator, defined or self.default.metrics)
     self.image.add_class("mmad-map")
     self.table.add_class("mmad-metrics")
 
@@ -375,16 +387,17 @@ def _arrange(self: AblationLab):
     import ipywidgets as W
     meanings = {w.name: W.HTML(escape(w.meaning)) for w in self.detector.weights}
     weights = W.VBox([W.HBox([control, meanings[name]]) for name, control in self.controls.items()])
-    turn = W.Box([self.cloud.plot], layout=W.Layout(width="360px", height="340px"))
+    width, height = (360, 340) if self.photos else (920, 480)     # without photos the cloud is the main picture
+    turn = W.Box([self.cloud.plot], layout=W.Layout(width=f"{width}px", height=f"{height}px"))
     room = W.Layout(width="470px", height=f"{self.strip.figure.layout.height + 10}px")
     wrap = W.Layout(flex_flow="row wrap")
     for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color")): part.add_class(f"mmad-{name}")
     parts = W.HTML("components: " + ", ".join(map(escape, self.part_limits)))
-    left = W.VBox([W.HBox([self.photo, self.image]), self.bar, parts, self.parts])
+    maps = [W.VBox([W.HBox([self.photo, self.image]), self.bar, parts, self.parts])] if self.photos else []
     origin = W.HTML(escape(getattr(self.components, "provenance", "")))
     self.box = W.VBox([
         W.HBox([self.sample, self.button, self.keep, self.save], layout=wrap), weights,
-        W.HBox([left, W.VBox([self.color, turn])], layout=wrap),
+        W.HBox([*maps, W.VBox([self.color, turn, *([] if maps else [self.bar])])], layout=wrap),
         W.HBox([W.VBox([W.Box([self.strip.figure], layout=room), self.curve.box]), self.table], layout=wrap),
         self.code, self.kept, origin, self.message])
 
@@ -427,21 +440,31 @@ def move(self: AblationLab):
 
 # %% ../../nbs/lab/02_ablation.ipynb #092f2267
 @patch
+def parts_of(self: AblationLab,
+    i: int,   # number of the sample
+) -> dict:    # name -> (H,W), or of a cloud (n,)
+    "The components of one sample."
+    here = i if self.photos else self.evaluator.span(slice(i, i + 1))
+    return {name: self.components[name][here] for name in self.part_limits}
+
+
+@patch
 def show_sample(self: AblationLab):
     "Everything that belongs to the chosen sample."
     i = self.sample.value
-    photo = marked(self.samples[i].rgb.transpose(1, 2, 0), self.samples[i].mask)
-    self.photo.value = png_bytes((photo * 255).astype(np.uint8))
+    if self.photos:
+        photo = marked(self.samples[i].rgb.transpose(1, 2, 0), self.samples[i].mask)
+        self.photo.value = png_bytes((photo * 255).astype(np.uint8))
+        self.parts.value = png_bytes(component_strip(self.samples[i], self.parts_of(i), self.part_limits))
     self.show_map()
     self.show_cloud()
-    parts = {name: self.components[name][i] for name in self.components}
-    self.parts.value = png_bytes(component_strip(self.samples[i], parts, self.part_limits))
     self.strip.show(np.asarray(self.result.scores), i)
 
 
 @patch
 def show_map(self: AblationLab):
     "The fused map over the photo in grey."
+    if not self.photos: return
     sample, score = self.samples[self.sample.value], self.result.maps[self.sample.value].numpy()
     self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=sample.mask))
     self.bar.value = f"<div style='margin-left:284px'>{color_bar(self.limits)}</div>"   # under the map
@@ -449,16 +472,20 @@ def show_map(self: AblationLab):
 
 @patch
 def show_cloud(self: AblationLab):
-    "The cloud, in the chosen colours."
-    i = self.sample.value
-    self.cloud.show(self.clouds[i], self.result.maps[i].numpy(), self.limits, self.color.value)
+    "The cloud, in the chosen colours: by fused score, by a component, by photo or mask."
+    i, color = self.sample.value, self.color.value
+    score, limits = self.result.maps[i].numpy(), self.limits
+    if not self.photos and color in self.part_limits:
+        score, limits, color = np.asarray(self.parts_of(i)[color]), self.part_limits[color], "score"
+    self.cloud.show(self.clouds[i], score, limits, color)
+    if not self.photos: self.bar.value = color_bar(limits)
 
 
 @patch
 def show_numbers(self: AblationLab):
     "Scores, metrics, and the setting as code."
     self.strip.show(np.asarray(self.result.scores), self.sample.value)
-    self.code.value = as_code(self.weights)
+    self.code.value = as_code(self.weights, not self.photos)
     self.table.value = metric_table(self.result.metrics, self.default.metrics)
     self.show_curve()
 
@@ -515,18 +542,24 @@ def still(self: AblationLab):  # matplotlib Figure
     import matplotlib.pyplot as plt
     i = self.sample.value
     sample, score = self.samples[i], self.result.maps[i].numpy()
-    fig = plt.figure(figsize=(10, 2.6), layout="constrained")
+    fig = plt.figure(figsize=(10 if self.photos else 7.5, 2.6), layout="constrained")
     plt.close(fig)
-    axes = [fig.add_subplot(1, 4, k + 1, projection="3d" if k == 2 else None) for k in range(4)]
-    axes[0].imshow(marked(sample.rgb.transpose(1, 2, 0), sample.mask))
-    axes[1].imshow(overlay(sample.rgb, score, self.limits, mask=sample.mask))
-    draw_cloud(axes[2], self.clouds[i], score, self.limits)
-    change = {name: value - self.default.metrics[name] for name, value in self.result.metrics.items()}
+    kinds = (None, None, "3d", None) if self.photos else ("3d", "3d", None)
+    axes = [fig.add_subplot(1, len(kinds), k + 1, projection=kind) for k, kind in enumerate(kinds)]
+    if self.photos:
+        axes[0].imshow(marked(sample.rgb.transpose(1, 2, 0), sample.mask))
+        axes[1].imshow(overlay(sample.rgb, score, self.limits, mask=sample.mask))
+    else: draw_cloud(axes[0], sample, "mask")
+    draw_cloud(axes[-2], self.clouds[i], score, self.limits)
+    change = {name: round(value - self.default.metrics[name], 3) + 0.0 for name, value in self.result.metrics.items()}
     lines = ["metric           now  change"]
-    lines += [f"{metric_label(name):<13}{self.result.metrics[name]:6.3f} {change[name]:+6.3f}" for name in change]
-    axes[3].text(0, 1, "\n".join(lines), family="monospace", fontsize=8, va="top", linespacing=1.6)
+    lines += [f"{metric_label(name):<13} undefined" if np.isnan(value) else
+              f"{metric_label(name):<13}{self.result.metrics[name]:6.3f} {value:+6.3f}" for name, value in change.items()]
+    axes[-1].text(0, 1, "\n".join(lines), family="monospace", fontsize=8, va="top", linespacing=1.6)
     setting = ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights)
-    for ax, title in zip(axes, (f"{sample.category}: {sample.defect}", setting, "score on the cloud", "")):
+    name = f"{sample.category}: {sample.defect}"
+    titles = (name, setting, "score on the cloud", "") if self.photos else (f"{name}, mask", f"score, {setting}", "")
+    for ax, title in zip(axes, titles):
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
     return fig

@@ -101,7 +101,7 @@ class Truth:
 class Setting:
     "What a detector says with one setting of its weights; what follows from it is computed when first asked for, once."
     weights: dict           # name -> value
-    maps: torch.Tensor      # (N,H,W) float32: fused anomaly maps
+    maps: torch.Tensor      # (N,H,W) float32: fused anomaly maps; of clouds a list of N (n,)
     scores: torch.Tensor    # (N,) float32: one score a sample
     truth: Truth            # of the same samples
     ranked: dict = field(default_factory=dict, repr=False)   # number of a sample -> its rank map
@@ -119,7 +119,8 @@ class Setting:
     @cached_property
     def normal(self):
         "Scores of the chosen normal pixels, sorted."
-        return np.sort(self.maps.numpy().ravel()[self.truth.normal])
+        flat = np.concatenate([m.numpy() for m in self.maps]) if isinstance(self.maps, list) else self.maps.numpy().ravel()
+        return np.sort(flat[self.truth.normal])
 
     def map(self, i: int, scale: str) -> np.ndarray:
         "The map of sample `i` as \"score\" or as \"rank\"."
@@ -169,7 +170,8 @@ class Side:
         if self.now is not None and self.now.weights == self.weights: return
         maps, (scores,) = self.truth.evaluator.fused(self.components, self.detector.fuse, self.weights,
                                                      self.detector.image_scores)
-        self.now = Setting(self.weights, maps.cpu(), scores.float().cpu(), self.truth)
+        maps = [values.cpu() for values in maps] if isinstance(maps, list) else maps.cpu()
+        self.now = Setting(self.weights, maps, scores.float().cpu(), self.truth)
 
     def __str__(self):
         return ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights)
@@ -180,14 +182,16 @@ class Explorer:
     def __init__(self,
         left,             # a fitted detector, or (detector, {weight: value}) to start with these weights
         right,            # the same
-        samples,          # the N samples to look at, all with a mask
+        samples,          # the N samples or clouds to look at, all with a mask or labels
         components=None,  # {detector: its components of these samples} where they are there; others are computed
     ):
         import ipywidgets as W
         self.samples, self._held, self._shown = list(samples), False, {}
         if not self.samples: raise DataError("samples", "none", "at least one", "Is the split empty?")
         given = detector_and_weights("left", left), detector_and_weights("right", right)
-        truth, self.clouds, known = Truth(self.samples), [s.cloud() for s in self.samples], dict(components or {})
+        truth, known = Truth(self.samples), dict(components or {})
+        self.photos = truth.evaluator.sizes is None              # or else clouds, which have none
+        self.clouds = [s.cloud() for s in self.samples] if self.photos else self.samples
         for detector, _ in given:   # the only time that a network runs, and once for each detector
             if detector not in known: known[detector] = detector.components(self.samples)
         self.left, self.right = (Side(detector, start, known[detector], truth) for detector, start in given)
@@ -233,15 +237,20 @@ def _column(name, side):
 # %% ../../nbs/lab/04_explorer.ipynb #54dc3797
 @patch
 def _clouds(self: Explorer):
-    "Two clouds whose cameras are tied together in the browser, in boxes of fixed size."
+    "Clouds whose cameras are tied together in the browser, in boxes of fixed size; without photos, their difference too."
     import ipywidgets as W
-    _, left, right = self.view
-    self.left.cloud, self.right.cloud = (LiveCloud(self.clouds[0], score, self.limits) for score in (left, right))
-    plots = self.left.cloud.plot, self.right.cloud.plot
-    self.link = W.jslink(*((plot, "camera") for plot in plots))
+    (_, left, right), shown = self.view, {}
+    for side, score in ((self.left, left), (self.right, right)):
+        shown[side] = side.cloud = LiveCloud(self.clouds[0], score, self.limits)
+    self.difference = None
+    if not self.photos: self.difference = LiveCloud(self.clouds[0], left, self.limits, name=DIVERGING)
+    names = ("left", "right") if self.photos else ("left", "right", "difference")
+    plots = [part.plot for part in (self.left.cloud, self.right.cloud, self.difference) if part]
+    self.link = [W.jslink((plots[0], "camera"), (plot, "camera")) for plot in plots[1:]]
     boxes = [W.Box([plot], layout=W.Layout(width="360px", height="340px")) for plot in plots]
-    for box, name in zip(boxes, ("left", "right")): box.add_class(f"mmad-{name}-cloud")
-    return boxes
+    for box, name in zip(boxes, names): box.add_class(f"mmad-{name}-cloud")
+    return boxes if self.photos else [W.VBox([W.HTML(f"<b>{'left − right' if name == 'difference' else name}</b>"), box])
+                                      for name, box in zip(names, boxes)]
 
 # %% ../../nbs/lab/04_explorer.ipynb #f3dbaa98
 @patch
@@ -267,7 +276,10 @@ def _build(self: Explorer):
     self.button = W.Button(description="as at the start", tooltip="set all weights of both sides to those of the start")
     self.button.on_click(lambda _: self.reset())
     weights = _column("left", self.left), _column("right", self.right)
-    rows = (self.sample, self.scale, self.button), weights, self._pictures(), (*self._clouds(), self.table)
+    pictures, clouds = self._pictures(), self._clouds()
+    if self.photos: rows = pictures, (*clouds, self.table)
+    else: rows = clouds, (W.VBox([self.bar, self.difference_bar]), self.table)
+    rows = (self.sample, self.scale, self.button), weights, *rows
     self.box = W.VBox([*(W.HBox(row, layout=wrap) for row in rows), self.message])
 
 # %% ../../nbs/lab/04_explorer.ipynb #7303daaa
@@ -301,12 +313,17 @@ def refresh(self: Explorer):
     def paint(part, state, picture):
         "The image of this name as a PNG file."
         self._once(part, state, lambda: setattr(self.images[part], "value", png_bytes(picture())))
-    paint("photo", i, lambda: (marked(sample.rgb.transpose(1, 2, 0), sample.mask) * 255).astype(np.uint8))
-    for part, score, setting in zip(("left", "right"), (left, right), now):
-        paint(part, (i, scale, limits, setting), lambda: overlay(sample.rgb, score, limits, mask=sample.mask))
-    paint("difference", (i, scale, limits, *now), lambda: difference_picture(left, right, limits, sample.mask))
+    if self.photos:
+        paint("photo", i, lambda: (marked(sample.rgb.transpose(1, 2, 0), sample.mask) * 255).astype(np.uint8))
+        for part, score, setting in zip(("left", "right"), (left, right), now):
+            paint(part, (i, scale, limits, setting), lambda: overlay(sample.rgb, score, limits, mask=sample.mask))
+        paint("difference", (i, scale, limits, *now), lambda: difference_picture(left, right, limits, sample.mask))
     for side, score in ((self.left, left), (self.right, right)):
         self._once(side, (i, scale, limits, side.now), lambda: side.cloud.show(self.clouds[i], score, limits))
+    if self.difference:
+        reach, change = (limits[1] - limits[0]) / 2, np.clip(left, *limits) - np.clip(right, *limits)
+        show = lambda: self.difference.show(self.clouds[i], change, (-reach, reach))
+        self._once("difference", (i, scale, limits, *now), show)
     self._once("bars", limits, self._show_bars)
     self._once("table", now, self._show_table)
 
@@ -344,12 +361,13 @@ def reset(self: Explorer):
     self.set(self.left.start, self.right.start)
 
 # %% ../../nbs/lab/04_explorer.ipynb #ed50f5c4
-def _still_axes(size):
-    "Two rows of four axes, three of them for clouds."
+def _still_axes(photos):
+    "Two rows of four axes, of which three are for clouds; without photos four for clouds, and one for the table."
     import matplotlib.pyplot as plt
-    fig = plt.figure(figsize=size, layout="constrained")
+    fig = plt.figure(figsize=(9, 4.8) if photos else (11, 2.6), layout="constrained")
     plt.close(fig)
-    axes = [fig.add_subplot(2, 4, k + 1, projection="3d" if k in (4, 5, 6) else None) for k in range(8)]
+    rows, columns, solid = (2, 4, (4, 5, 6)) if photos else (1, 5, (0, 1, 2, 3))
+    axes = [fig.add_subplot(rows, columns, k + 1, projection="3d" if k in solid else None) for k in range(rows * columns)]
     for ax in axes: ax.set_axis_off()
     return fig, axes
 
@@ -365,27 +383,31 @@ def _bottom_bar(fig, axes, limits, name):
 def _table_text(left, right):
     lines = ["metric          left  right  l − r"]
     for name in left:
-        a, b = left[name], right[name]
-        lines.append(f"{metric_label(name):<13}{a:7.3f}{b:7.3f}{a - b:+7.3f}")
+        change = round(left[name] - right[name], 3) + 0.0      # + 0.0: no "-0.000"
+        lines.append(f"{metric_label(name):<13}{left[name]:7.3f}{right[name]:7.3f}{change:+7.3f}")
     return "\n".join(lines)
 
 # %% ../../nbs/lab/04_explorer.ipynb #ae225d9f
 @patch
 def still(self: Explorer):  # matplotlib Figure
     "The present state for paper: photo, maps, difference, clouds and metrics."
-    fig, axes = _still_axes((9, 4.8))
+    fig, axes = _still_axes(self.photos)
     (sample, left, right), (low, high), cloud = self.view, self.limits, self.clouds[self.sample.value]
-    axes[0].imshow(marked(sample.rgb.transpose(1, 2, 0), sample.mask))
-    draw_cloud(axes[4], cloud, "mask")
-    for k, score in ((1, left), (2, right)):
-        axes[k].imshow(overlay(sample.rgb, score, (low, high), mask=sample.mask))
-        draw_cloud(axes[k + 4], cloud, score, (low, high))
-    axes[3].imshow(difference_picture(left, right, (low, high), sample.mask))
+    change = np.clip(left, low, high) - np.clip(right, low, high)
+    reach = (high - low) / 2
+    if self.photos:
+        axes[0].imshow(marked(sample.rgb.transpose(1, 2, 0), sample.mask))
+        for ax, score in zip(axes[1:3], (left, right)): ax.imshow(overlay(sample.rgb, score, (low, high), mask=sample.mask))
+        axes[3].imshow(difference_picture(left, right, (low, high), sample.mask))
+    else: draw_cloud(axes[3], cloud, change, (-reach, reach), name=DIVERGING)
+    below = axes[4:7] if self.photos else axes[:3]
+    draw_cloud(below[0], cloud, "mask")
+    for ax, score in zip(below[1:], (left, right)): draw_cloud(ax, cloud, score, (low, high))
     _bottom_bar(fig, axes[1:3], (low, high), "magma")
-    _bottom_bar(fig, axes[3], ((low - high) / 2, (high - low) / 2), DIVERGING)
+    _bottom_bar(fig, axes[3], (-reach, reach), DIVERGING)
     titles = f"{sample.category}: {sample.defect}", f"left: {self.left}", f"right: {self.right}", "left − right"
     for ax, title in zip(axes, titles): ax.set_title(title, fontsize=9)
     fig.suptitle(f"colours: {self.scale.value}, {low:.3g} to {high:.3g} on both sides", x=0.01, ha="left", fontsize=9)
     text = _table_text(self.left.now.metrics, self.right.now.metrics)
-    axes[7].text(0, 1, text, family="monospace", fontsize=7.5, va="top", linespacing=1.7)
+    axes[-1].text(0, 1, text, family="monospace", fontsize=7.5, va="top", linespacing=1.7)
     return fig

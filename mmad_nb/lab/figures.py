@@ -50,10 +50,11 @@ def colored(
 
 # %% ../../nbs/lab/01_figures.ipynb #dfe0a8f1
 def score_limits(
-    maps,                     # (N,H,W) or (H,W) scores, NumPy or torch; NaN is left out
+    maps,                     # (N,H,W) or (H,W) scores, NumPy or torch, or a list of (n,) of clouds; NaN is left out
     quantile: float = 0.999,  # this share of the scores lies below the upper limit
 ) -> tuple:                   # (low, high)
     "Colour limits shared by all `maps`: the lowest score and one that only a few exceed."
+    maps = np.concatenate([np.ravel(values) for values in maps]) if isinstance(maps, list) else maps
     values = np.asarray(maps, dtype=np.float32).ravel()
     values = values[:: max(1, values.size // 200_000)]      # a sample is enough for a colour
     values = values[np.isfinite(values)]
@@ -211,13 +212,14 @@ def cloud_colors(
     cloud: Cloud,
     color="photo",   # "photo", "mask", "normals", (N,) scores, or an (H,W) map read at `cloud.pixel`
     limits=None,     # (low, high) of the colours of scores
+    name="magma",    # the matplotlib colour map of scores
 ) -> np.ndarray:     # (N,3) float32 in [0,1]
     "A colour for each point of the `cloud`."
     from matplotlib.colors import to_rgb
     plain = np.full((len(cloud), 3), 0.6, np.float32)
     if not isinstance(color, str):
         score = point_scores(cloud, color)
-        return colored(score, limits or score_limits(score))
+        return colored(score, limits or score_limits(score), name)
     if color == "photo": return plain if cloud.colors is None else cloud.colors
     if color == "normals": return plain if cloud.normals is None else (cloud.normals + 1) / 2
     if color == "mask":
@@ -231,11 +233,12 @@ def draw_cloud(
     color="photo",    # as for `cloud_colors`
     limits=None,      # (low, high) of the colours of scores
     count: int = 6000, # at most so many points are drawn
+    name="magma",     # the matplotlib colour map of scores
 ):
     "Draw some of the points of a `cloud` with equal axes, seen from above the sensor's side."
     some = np.random.default_rng(0).permutation(len(cloud))[:count]   # at random: a regular choice draws stripes
     x, y, z = cloud.points[some].T
-    ax.scatter(x, z, -y, c=cloud_colors(cloud, color, limits)[some], s=7, linewidths=0, depthshade=False)
+    ax.scatter(x, z, -y, c=cloud_colors(cloud, color, limits, name)[some], s=7, linewidths=0, depthshade=False)
     ax.set_box_aspect([max(np.ptp(v), 1e-9) for v in (x, z, y)], zoom=1.3)
     ax.view_init(elev=25, azim=-70)
     ax.set_axis_off()
@@ -267,9 +270,11 @@ def packed(
     return (r << 16) + (g << 8) + b
 
 # %% ../../nbs/lab/01_figures.ipynb #e7d8dc04
-def score_map() -> list:  # value, red, green, blue, value, red, ...
-    "The score colours, magma, in the form that k3d wants."
-    colors = palette("magma")[np.linspace(0, 255, 64).astype(int)]
+def score_map(
+    name: str = "magma",  # a matplotlib colour map
+) -> list:                # value, red, green, blue, value, red, ...
+    "The colours of scores in the form that k3d wants."
+    colors = palette(name)[np.linspace(0, 255, 64).astype(int)]
     return np.column_stack([np.linspace(0, 1, 64), colors]).ravel().tolist()
 
 # %% ../../nbs/lab/01_figures.ipynb #d8a5d87f
@@ -289,6 +294,7 @@ def cloud_points(
     color="photo",                    # as for `cloud_colors`
     limits=None,                      # (low, high) of the colours of scores
     point_size: float | None = None,  # in the unit of the points; None: as large as their spacing
+    name: str = "magma",              # the matplotlib colour map of scores
 ):                                    # k3d Points
     "The points of a cloud for a k3d plot. Scores stay numbers, which can be changed in place as `points.attribute`."
     import k3d
@@ -297,7 +303,7 @@ def cloud_points(
     if isinstance(color, str):
         return k3d.points(points, point_size=size, shader="flat", colors=packed(cloud_colors(cloud, color)))
     score = point_scores(cloud, color)
-    return k3d.points(points, point_size=size, shader="flat", attribute=score, color_map=score_map(),
+    return k3d.points(points, point_size=size, shader="flat", attribute=score, color_map=score_map(name),
                       color_range=list(limits or score_limits(score)))
 
 
@@ -307,11 +313,12 @@ def cloud_plot(
     limits=None,                      # (low, high) of the colours of scores
     height: int = 360,                # pixels
     point_size: float | None = None,  # in the unit of the points; None: as large as their spacing
+    name: str = "magma",              # the matplotlib colour map of scores
 ):                                    # k3d Plot; its points are `plot.objects[0]`
     "A cloud to turn with the mouse; show it with `display(plot)`."
     import k3d
     plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False, axes_helper=0)
-    plot += cloud_points(cloud, color, limits, point_size)
+    plot += cloud_points(cloud, color, limits, point_size, name)
     plot.camera = front_view(cloud.points)
     return plot
 

@@ -12,17 +12,8 @@ import torch
 from ..core.runtime import DataError, png_bytes, unknown_name
 
 # %% auto #0
-__all__ = ['RULES', 'BLUR', 'SCORES', 'SCALES', 'power', 'fuse_maps', 'blur_matrix', 'box_blur', 'image_score', 'nonzero_mean',
+__all__ = ['RULES', 'BLUR', 'SCORES', 'SCALES', 'fuse_maps', 'blur_matrix', 'box_blur', 'image_score', 'nonzero_mean',
            'scale_maps', 'png', 'FusionPanel']
-
-# %% ../../nbs/scoring/02_fusion.ipynb #f8f05259
-def power(
-    maps: torch.Tensor,   # (...), >= 0
-    exponent,             # >= 0; a number, or a tensor to be differentiated through
-) -> torch.Tensor:        # (...)
-    "`maps` to the power of `exponent`."
-    if isinstance(exponent, torch.Tensor) or maps.requires_grad or exponent == 0: return maps.pow(exponent)
-    return maps if exponent == 1 else maps.clamp(min=1e-18).log_().mul_(exponent).exp_().mul_(maps > 0)
 
 # %% ../../nbs/scoring/02_fusion.ipynb #0998a28c
 RULES = ("mul", "add", "max", "single")
@@ -36,7 +27,7 @@ def fuse_maps(
 ) -> torch.Tensor:        # (...,H,W)
     "Two maps become one; pure, and differentiable in the maps and in `alpha` except for the choice of `single`."
     photo, shape = 2 * (1 - alpha), 2 * alpha
-    if rule == "mul": return power(rgb, photo) * power(xyz, shape)
+    if rule == "mul": return rgb.pow(photo) * xyz.pow(shape)
     if rule == "add": return photo * rgb + shape * xyz
     if rule == "max": return torch.maximum(photo * rgb, shape * xyz)
     if rule == "single": return rgb if alpha <= 0.5 else xyz
