@@ -18,14 +18,15 @@ from fastcore.basics import patch
 from scipy import ndimage
 
 from ..core.runtime import DataError
-from .aupro import as_maps_and_masks, as_numpy, aupro, check_limits, count_outranking, region_weights
-from .evaluate import (LIMITS, Metrics, image_labels, image_metrics, image_scores, one_per_image,
-                                      pixel_metrics)
+from .aupro import (as_maps_and_masks, as_numpy, aupro, check_limits, count_outranking, is_ragged,
+                                   region_weights)
+from .evaluate import (LIMITS, Metrics, as_points, image_labels, image_metrics, image_scores,
+                                      one_per_image, per_image, pixel_metrics)
 
 # %% auto #0
 __all__ = ['two_sensors', 'Buckets', 'choose_buckets', 'count_few', 'tally', 'flag', 'one_core_threads', 'share_out',
-           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'one_each', 'sorting_pays',
-           'AnomalyMetrics', 'BlendPanel']
+           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'blocks', 'one_each',
+           'sorting_pays', 'AnomalyMetrics', 'BlendPanel']
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a19d7e00
 def two_sensors(
@@ -221,18 +222,20 @@ def count_by_buckets(
 class Evaluator:
     "All metrics of one test set, again and again; what depends on the masks alone is prepared once."
     def __init__(self,
-        masks,                               # (N,H,W), numpy or torch; nonzero = defective
+        masks,                               # (N,H,W), numpy or torch; nonzero = defective. Of clouds a list of N (n,)
         labels=None,                         # (N,) bool: defective image; None takes masks that are not empty
         limits: Sequence[float] = LIMITS,    # false positive rates for AUPRO
     ):
+        self.sizes, clouds = None, is_ragged(masks)                # points of each cloud; None: images
+        if clouds: _, masks, self.sizes = as_points(masks, masks)  # all points, one cloud after the other
         masks = as_numpy(masks)
-        if masks.ndim != 3 or masks.size == 0:
+        if not clouds and (masks.ndim != 3 or masks.size == 0):
             raise DataError("masks", f"shape {masks.shape}", "(N,H,W), not empty",
                             "Add the missing axis, or stack single masks.")
         self.masks = masks if masks.dtype == bool else masks != 0
-        self.limits, self.labels = check_limits(limits), image_labels(labels, self.masks)
+        self.limits, self.labels = check_limits(limits), image_labels(labels, self.masks, self.sizes)
         self.places = np.flatnonzero(self.masks)                   # of the defective pixels
-        self.region_weights = region_weights(self.masks)
+        self.region_weights = np.full(len(self.places), np.nan) if clouds else region_weights(self.masks)
         self.normal = torch.from_numpy(~self.masks).flatten()
         self.normals = len(self.normal) - len(self.places)         # how many they are
         self.spare = {}                                            # "room": memory for fused maps, unless in use
@@ -250,21 +253,43 @@ def as_float(
     return maps.to(torch.float32 if maps.element_size() < 4 else torch.float64)
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #3284ede7
+def blocks(
+    sizes: Sequence[int],   # pixels of each image, or points of each cloud
+    most: int,              # so many at a time
+) -> list[slice]:           # of images
+    "Neighbouring images in groups of at most `most` pixels; an image that is larger stands alone."
+    starts, held = [0], 0
+    for i, size in enumerate(sizes):
+        if held and held + size > most:
+            starts.append(i)
+            held = 0
+        held += size
+    return [slice(first, last) for first, last in zip(starts, [*starts[1:], len(sizes)])]
+
+
 @patch
 def per_block(self: Evaluator,
     work,           # function of a slice of images
     device="cpu",   # where it computes
 ) -> list:          # its results in order
     "Do `work` for a few images at a time on all cores; on a GPU for all of them at once."
-    whole = len(self.masks)
-    size = max(1, 700_000 // max(1, self.masks[0].size)) if torch.device(device).type == "cpu" else whole
+    sizes = self.sizes or [self.masks[0].size] * len(self.masks)
+    groups = blocks(sizes, 700_000) if torch.device(device).type == "cpu" else [slice(0, len(sizes))]
 
     def one(images):
         self.pause()
         return work(images)
 
-    blocks = [slice(k, min(k + size, whole)) for k in range(0, whole, size)]
-    return share_out(one, blocks, self.threads if size < whole else 1)
+    return share_out(one, groups, self.threads if len(groups) > 1 else 1)
+
+
+@patch
+def span(self: Evaluator,
+    images: slice,   # numbers of images or clouds, with a start and a stop
+) -> slice:          # where their values lie: of images the same, of clouds the numbers of their points
+    "The place of some images in (N,H,W), or of some clouds in (P,)."
+    if self.sizes is None: return images
+    return slice(sum(self.sizes[:images.start]), sum(self.sizes[:images.stop]))
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #7c3a92d4
 def one_each(
@@ -278,6 +303,38 @@ def one_each(
                         "Reduce over rows and columns only.")
     return values
 
+# %% ../../nbs/scoring/04_evaluator.ipynb #c0a7d3f2
+@patch
+def _joined(self: Evaluator,
+    maps,            # what `fuse` gave for some of the images or clouds
+    images: slice,   # which ones
+) -> torch.Tensor:   # (B,H,W), or of clouds (P,)
+    "The maps as one tensor of 32 or 64 bits."
+    if self.sizes is None and not is_ragged(maps): return as_float(maps)
+    sizes, list_of = (self.sizes or ())[images], isinstance(maps, (list, tuple))
+    found = tuple(len(scores) for scores in maps) if list_of else tuple(np.shape(maps))
+    if found != (sizes if list_of else (sum(sizes),)):
+        raise DataError("maps", f"{found} points" if is_ragged(maps) else f"shape {found}",
+                        f"clouds of {sizes} points" if sizes else f"shape {self.masks.shape}, that of the masks",
+                        "Scores and labels must be those of the same samples.")
+    return torch.cat([as_float(scores) for scores in maps]) if list_of else as_float(maps)
+
+
+@patch
+def _check_components(self: Evaluator,
+    components,            # as for `fused`
+    first: torch.Tensor,   # the fused map of the first image or cloud
+):
+    "Refuse components of other samples than the masks."
+    values = next(iter(components.values()))
+    if self.sizes is None:
+        found, wanted = (len(values), *first.shape[1:]), self.masks.shape
+    elif isinstance(values, list):
+        found, wanted = tuple(len(v) for v in values), self.sizes
+    else: found, wanted = (len(values),), self.masks.shape
+    if found != wanted:
+        raise DataError("maps", f"shape {found}", f"{wanted}, that of the masks", "Resize one of them.")
+
 # %% ../../nbs/scoring/04_evaluator.ipynb #a80c55fa
 @patch
 def fused(self: Evaluator,
@@ -286,25 +343,26 @@ def fused(self: Evaluator,
     weights: dict,  # for `fuse`
     *scores,        # K functions of (B,H,W) maps that give (B,), each image on its own
     room=None,      # (N,H,W) tensor to write into, if its type and device fit; else a new one is made
-) -> tuple:         # (N,H,W) tensor; (K,N) float64 tensor
+) -> tuple:         # (N,H,W) tensor, or of clouds a list of N (n,); (K,N) float64 tensor
     "The maps that these weights give, and their scores."
-    part = lambda images: ({name: maps[images] for name, maps in components.items()} if isinstance(components, dict)
-                           else components[images])
-    first = as_float(fuse(part(slice(0, 1)), **weights))            # tells the size, the type and the device
-    found = len(next(iter(components.values()))), *first.shape[1:]
-    if found != self.masks.shape:
-        raise DataError("maps", f"shape {found}", f"{self.masks.shape}, that of the masks", "Resize one of them.")
+    def part(images):
+        if not isinstance(components, dict): return components[images]
+        return {name: maps[images if isinstance(maps, list) else self.span(images)] for name, maps in components.items()}
+
+    first = self._joined(fuse(part(slice(0, 1)), **weights), slice(0, 1))       # tells the type and the device
+    self._check_components(components, first)
     with torch.inference_mode(False):                               # or other threads might not write into them
         if room is None or (room.dtype, room.device) != (first.dtype, first.device):
-            room = torch.empty(found, dtype=first.dtype, device=first.device)
-        numbers = torch.empty((len(scores), found[0]), dtype=torch.float64, device=first.device)
+            room = torch.empty(self.masks.shape, dtype=first.dtype, device=first.device)
+        numbers = torch.empty((len(scores), len(self.labels)), dtype=torch.float64, device=first.device)
 
     def work(images):
-        some = room[images].copy_(as_float(fuse(part(images), **weights)))
+        some = room[self.span(images)].copy_(self._joined(fuse(part(images), **weights), images))
+        some = per_image(some, self.sizes and self.sizes[images])
         for row, score in zip(numbers, scores): row[images] = one_each(score(some), len(some))
 
     self.per_block(work, first.device)
-    return room, numbers
+    return per_image(room, self.sizes), numbers
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #8fee435d
 @lru_cache(maxsize=None)
@@ -337,24 +395,26 @@ def count(self: Evaluator,
 # %% ../../nbs/scoring/04_evaluator.ipynb #6138fe13
 @patch
 def evaluate(self: Evaluator,
-    maps,             # (N,H,W) scores, numpy or torch; or, with `fuse`, components
+    maps,             # (N,H,W) scores, numpy or torch; of clouds a list of N (n,); or, with `fuse`, components
     scores=None,      # (N,) image scores, or a function of maps that gives them; None takes each map's maximum
     mode="exact",     # how AUPRO is computed, see `aupro`
     fuse=None,        # function of components and weights, such as detector.fuse
     **weights,        # for `fuse`
 ) -> Metrics:         # as `evaluate`
     "All metrics of these maps, or of what these weights make of the components."
-    if fuse is None: maps, fuse = {"maps": as_float(maps)}, lambda parts: parts["maps"]     # nothing to fuse
-    highest = lambda some: some.flatten(1).amax(1)
+    if fuse is None:                                                # nothing to fuse
+        maps, fuse = {"maps": list(maps) if is_ragged(maps) else as_float(maps)}, lambda parts: parts["maps"]
+    highest = lambda some: torch.stack([s.amax() for s in some]) if isinstance(some, list) else some.flatten(1).amax(1)
     # The room of the last call is taken out while it is in use, so that two threads never write into the same one.
     fused, numbers = self.fused(maps, fuse, weights, highest, *[scores] * callable(scores),
                                 room=self.spare.pop("room", None))
     if numbers[0].isnan().any():
         raise DataError("maps", f"NaN in {int(numbers[0].isnan().sum())} of them", "numbers", "Find out where they arise.")
     if scores is None or callable(scores): scores = numbers[-1]
-    other = [] if mode == "exact" else aupro(fused, self.masks, self.limits, mode)
-    counts = self.count(fused.flatten())                            # from here on the fused scores are in another order
-    self.spare["room"] = fused
+    other = [] if mode == "exact" or self.sizes else aupro(fused, self.masks, self.limits, mode)
+    flat = torch.cat(fused) if self.sizes else fused.flatten()
+    counts = self.count(flat)                                       # from here on the fused scores are in another order
+    if not self.sizes: self.spare["room"] = fused
     metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(fused)), self.labels),
                       **pixel_metrics(*counts, self.normals, self.limits))
     return Metrics(metrics, **dict(zip(list(metrics)[4:], other)))
