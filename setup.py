@@ -29,6 +29,6 @@ setup(
     author=cfg["author"], license=cfg["license"],
     long_description=(here / "README.md").read_text(encoding="utf8"), long_description_content_type="text/markdown",
     python_requires=">=" + cfg["min_python"], packages=find_packages(include=["mmad_nb", "mmad_nb.*"]),
-    package_data={"mmad_nb": ["weights/*"]}, install_requires=cfg["requirements"].split(),
+    package_data={"mmad_nb": ["weights/*", "experiments/tables/*.json"]}, install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={"nbdev": ["mmad_nb = mmad_nb._modidx:d"]}, cmdclass={"build_py": BuildWithSamples})

@@ -56,6 +56,11 @@ class Splits:
     test: Sequence           # good and defective
     title: str = "samples"   # for headings
     layout: str = ""         # one of LAYOUTS, for a data set from disk
+    forged: bool = False     # by our own forge: it has a layout of others, and none of their objects
+
+    def in_memory(self):
+        "The same with all samples read; for small data, or many short trainings."
+        return replace(self, train=list(self.train or ()), test=list(self.test))
 
 
 def find_layout(
@@ -80,10 +85,10 @@ def open_data(
     if layout not in LAYOUTS: raise unknown_name("layout", layout, LAYOUTS)
     title, kind, _, test = LAYOUTS[layout]
     manifest = Path(root) / "manifest.json"
-    if manifest.is_file() and '"mmad_nb.forge' in manifest.read_text(encoding="utf8"):
-        title = f"forged data in the layout of {title}"
+    forged = manifest.is_file() and '"mmad_nb.forge' in manifest.read_text(encoding="utf8")
+    if forged: title = f"forged data in the layout of {title}"
     to_learn = kind(root, categories, "train", **how) if next(Path(root).glob("**/train"), None) else None
-    return Splits(to_learn, kind(root, categories, test, **how), title, layout)
+    return Splits(to_learn, kind(root, categories, test, **how), title, layout, forged)
 
 
 def as_splits(data) -> Splits:
@@ -628,7 +633,7 @@ def run_protocol(
         raise DataError(f"seeds of {detector!r}", f"{seeds}", "one: it has nothing to do with chance", "Give seeds=(0,).")
     tasks = make_tasks(data, learns, **its)
     config = {name: value for name, value in first.config().items() if name != "seed"}
-    known = {"title": data.title, "layout": data.layout, "train": fingerprint(data.train), "test": fingerprint(data.test)}
+    known = {"title": data.title, "layout": data.layout, "forged": data.forged, "train": fingerprint(data.train), "test": fingerprint(data.test)}
     if its.get("test_data") is not None: known["test_data"] = fingerprint(as_splits(its["test_data"]).test)
     study = begin_study(path, {"protocol": protocol, "detector": config, "weights": weights or {}}, known, first.provenance)
     workers.wait()
@@ -688,7 +693,7 @@ def study_bars(
             axes.bar(x, study.spread(metric, rule, **wanted).mean, .9 * width, color=COLOURS[g % 6], alpha=.5,
                      label=group if i == 0 and group else None)
             values = [study.spread(metric, rule, seed=seed, **wanted).mean for seed in study.every("seed")]
-            axes.scatter([x] * len(values), values, 12, "k", zorder=3)
+            axes.scatter([x] * len(values), values, s=12, color="k", zorder=3)
     axes.set(ylim=(0, 1.04), ylabel=metric, title=f"{study.settings['protocol']}, rule {rule}")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     if len(groups) > 1: figure.legend(loc="outside right upper", fontsize=8)

@@ -1,0 +1,202 @@
+"""Protocols from data sets on disk: layouts, what is refused, a killed study that goes on, two processes that give the table of one."""
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from layouts import write_clouds, write_eyecandies, write_mvtec
+from PIL import Image
+
+from mmad_nb.core.runtime import DataError
+from mmad_nb.detectors.base import Components, Detector, register
+from mmad_nb.experiments.protocols import (Splits, Study, cross_dataset, find_layout, fingerprint, open_data, per_class, record_of,
+                                           run_protocol)
+
+
+@register("dark_spots")
+class DarkSpots(Detector):
+    "Learns nothing but how often it was asked to: dark is strange. `stop` counts the tests until a power cut."
+    defaults = {"seed": 0, "gain": 1.0}
+    fits, stop, seen = 0, None, []
+
+    def fit(self, samples, checkpoint=None, cache=None, accelerator=None):
+        type(self).fits += 1
+        type(self).seen = [samples[i] for i in range(len(samples))]
+        self.fitted = True
+        return self
+
+    def components(self, samples, cache=None):
+        if DarkSpots.stop is not None:
+            DarkSpots.stop -= 1
+            if DarkSpots.stop < 0: raise KeyboardInterrupt
+        maps = torch.stack([torch.from_numpy(1 - sample.rgb.mean(0)) for sample in samples]).float() * self.options["gain"]
+        return Components({"dark": maps + .01 * self.options["seed"] * maps.roll(3, 2)}, torch.ones_like(maps, dtype=torch.bool))
+
+    def combine(self, components): return components["dark"]
+    def state(self): return {"nothing": torch.zeros(1)}
+    def load_state(self, state): assert list(state) == ["nothing"]
+
+
+@register("blind_spots")
+class BlindSpots(DarkSpots):
+    learns_from = "unlabelled"
+
+
+@register("spots_with_labels")
+class SpotsWithLabels(DarkSpots):
+    defaults = {}
+    learns_from = "labelled"
+
+    def components(self, samples, cache=None):
+        maps = torch.stack([torch.from_numpy(1 - sample.rgb.mean(0)) for sample in samples]).float()
+        return Components({"dark": maps}, torch.ones_like(maps, dtype=torch.bool))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    DarkSpots.fits, DarkSpots.stop = 0, None
+
+
+@pytest.fixture()
+def mvtec(tmp_path):
+    for category in ("bagel", "cable_gland", "tire"): write_mvtec(tmp_path / "mvtec", category)
+    return tmp_path / "mvtec"
+
+
+def small(root): return open_data(root, size=48, remove_plane=False)
+
+
+def test_layouts_are_recognised(tmp_path, mvtec):
+    assert find_layout(mvtec) == "mvtec"
+    assert find_layout(write_eyecandies(tmp_path / "candies")) == "eyecandies"
+    assert find_layout(write_clouds(tmp_path / "toys", "shell", ["shell_template1"], {"shell_good1": None})) == "real3d"
+    assert find_layout(write_clouds(tmp_path / "cad", "ashtray0", ["ashtray0_template0"], {"ashtray0_positive0": None}, gt="GT")) == "shapenet"
+    with pytest.raises(DataError, match="no such folder"): find_layout(tmp_path / "nowhere")
+    assert open_data(tmp_path / "toys").title == "Real3D-AD" and len(open_data(tmp_path / "candies").test) == 3
+
+
+def test_a_folder_without_training_split_serves_zero_shot_alone(mvtec, tmp_path):
+    import shutil
+    for category in mvtec.iterdir(): shutil.rmtree(category / "train")
+    data = small(mvtec)
+    assert data.train is None
+    with pytest.raises(DataError, match="no training split"): run_protocol("unified", "dark_spots", data)
+    study = run_protocol("one-vs-rest", "spots_with_labels", data, train_on="tire")
+    assert study.every("category") == ["bagel", "cable_gland"]
+
+
+def test_a_killed_study_goes_on(mvtec, tmp_path):
+    whole = run_protocol("per-class", "dark_spots", small(mvtec), seeds=(0, 1), path=tmp_path / "whole.json")
+    assert DarkSpots.fits == 6 and len(whole.records) == 6 and not (tmp_path / "whole.unfinished").exists()
+    DarkSpots.fits, DarkSpots.stop = 0, 3
+    with pytest.raises(KeyboardInterrupt):
+        run_protocol("per-class", "dark_spots", small(mvtec), seeds=(0, 1), path=tmp_path / "cut.json")
+    assert DarkSpots.fits == 4 and len(Study.load(tmp_path / "cut.json").records) == 3
+    DarkSpots.fits, DarkSpots.stop = 0, None
+    again = run_protocol("per-class", "dark_spots", small(mvtec), seeds=(0, 1), path=tmp_path / "cut.json")
+    assert DarkSpots.fits == 2                            # the fourth had been trained, though not tested
+    assert again.table() == whole.table() == Study.load(tmp_path / "cut.json").table()
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_seeds_and_shots_are_added(mvtec, tmp_path):
+    path = tmp_path / "few.json"
+    run_protocol("few-shot", "dark_spots", small(mvtec), shots=1, path=path)
+    study = run_protocol("few-shot", "dark_spots", small(mvtec), shots=(1, 2), seeds=(0, 1), path=path)
+    assert DarkSpots.fits == 12 and study.every("group") == ["1-shot", "2-shot"]
+    assert study.spread("pixel_auroc", group="2-shot").count == 2
+
+
+def test_other_settings_and_other_data_are_refused(mvtec, tmp_path):
+    path = tmp_path / "study.json"
+    run_protocol("unified", "dark_spots", small(mvtec), path=path)
+    kept = path.read_bytes()
+    with pytest.raises(DataError, match="other settings.*gain"): run_protocol("unified", "dark_spots", small(mvtec), path=path, gain=2.0)
+    with pytest.raises(DataError, match="other settings.*protocol"): run_protocol("per-class", "dark_spots", small(mvtec), path=path)
+    photo = mvtec / "tire/test/good/rgb/000.png"
+    Image.fromarray(255 - np.asarray(Image.open(photo))).save(photo)
+    with pytest.raises(DataError, match="other data.*test"): run_protocol("unified", "dark_spots", small(mvtec), path=path)
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("text, message", [("{", "not JSON"), ("[]", "something else"), ('{"format": "mmad_nb study 0"}', "something else")])
+def test_a_file_that_is_no_study(tmp_path, text, message):
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(DataError, match=message): Study.load(tmp_path / "study.json")
+
+
+def test_the_file_is_plain_json_without_nan(mvtec, tmp_path):
+    data = small(mvtec)
+    good = [sample for sample in data.test if not sample.anomalous]
+    study = run_protocol("unified", "dark_spots", Splits(list(data.train), good), path=tmp_path / "study.json")
+    content = json.loads((tmp_path / "study.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["records"][0]["metrics"]["exact"]["image_auroc"] is None and content["versions"][0]["torch"]
+    assert Study.load(tmp_path / "study.json").table() == study.table()
+
+
+def test_unlabelled_means_without_labels(mvtec):
+    run_protocol("per-class", "blind_spots", small(mvtec))
+    assert [(sample.mask, sample.defect, sample.id) for sample in BlindSpots.seen] == [(None, "unknown", f"tire/{i}") for i in range(4)]
+    with pytest.raises(DataError, match="learns from unlabelled samples.*take per-class"): run_protocol("unified", "blind_spots", small(mvtec))
+
+
+def test_seeds_of_a_detector_without_chance(mvtec):
+    with pytest.raises(DataError, match="nothing to do with chance"):
+        run_protocol("one-vs-rest", "spots_with_labels", small(mvtec), train_on="tire", seeds=(0, 1))
+    with pytest.raises(DataError, match="seeds: found none"): run_protocol("unified", "dark_spots", small(mvtec), seeds=())
+
+
+def test_zero_shot_protocols_keep_categories_apart_across_spellings(mvtec, tmp_path):
+    candies = write_eyecandies(tmp_path / "candies", "CableGland")
+    with pytest.raises(DataError, match="'CableGland': found it is in both"): cross_dataset(small(mvtec), test_data=candies, train_on="cable_gland")
+    tasks = cross_dataset(small(mvtec), test_data=candies, train_on=("bagel", "tire"))
+    assert [(task.group, list(task.test)) for task in tasks] == [("trained on bagel", ["CableGland"]), ("trained on tire", ["CableGland"])]
+    with pytest.raises(DataError, match="no test_data"): cross_dataset(small(mvtec), train_on="bagel")
+    with pytest.raises(DataError, match="Did you mean 'bagel'"): run_protocol("one-vs-rest", "spots_with_labels", small(mvtec), train_on="bagle")
+
+
+def test_options_that_nobody_knows(mvtec):
+    with pytest.raises(DataError, match="option 'gian'.*Did you mean 'gain'"): run_protocol("unified", "dark_spots", small(mvtec), gian=2)
+    with pytest.raises(DataError, match="protocol 'unify'.*Did you mean 'unified'"): run_protocol("unify", "dark_spots", small(mvtec))
+    with pytest.raises(DataError, match="option 'shots'"): run_protocol("unified", "dark_spots", small(mvtec), shots=2)
+
+
+def test_a_defect_with_an_empty_mask_is_defective(mvtec):
+    samples = list(per_class(small(mvtec))[0].test["bagel"])
+    hidden = [replace(sample, mask=np.zeros_like(sample.mask)) if sample.defect == "stain" else sample for sample in samples]
+    detector = DarkSpots().fit([])
+    seen, masked = (record_of(detector, pile, {}) for pile in (samples, hidden))
+    assert seen["samples"] == masked["samples"] == {"good": 1, "hole": 2, "stain": 1}
+    assert seen["metrics"]["exact"]["image_auroc"] == masked["metrics"]["exact"]["image_auroc"]
+    assert seen["metrics"]["exact"]["pixel_auroc"] != masked["metrics"]["exact"]["pixel_auroc"]
+
+
+def test_fingerprint_sees_every_number_in_memory(mvtec):
+    sample = small(mvtec).test[0]
+    moved = replace(sample, xyz=sample.xyz + np.float32(1e-4) * sample.valid)
+    assert len({fingerprint([s]) for s in (sample, moved, replace(sample, mask=~sample.mask), replace(sample, defect="hole"))}) == 4
+
+
+def test_two_processes_give_the_study_of_one(mvtec, tmp_path):
+    one = run_protocol("unified", "dark_spots", small(mvtec), seeds=(0, 1), path=tmp_path / "one.json")
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import torch; torch.set_num_threads(1)
+        from accelerate import Accelerator
+        from test_experiments_protocols import run_protocol, small
+        accelerator = Accelerator(cpu=True)
+        assert accelerator.num_processes == 2
+        run_protocol("unified", "dark_spots", small({str(mvtec)!r}), seeds=(0, 1), path={str(tmp_path / "two.json")!r}, accelerator=accelerator)
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "script.py")],
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = Study.load(tmp_path / "two.json")
+    assert two.table() == one.table() and len(two.records) == 6 and not list(tmp_path.glob("*.unfinished"))
