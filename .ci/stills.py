@@ -17,6 +17,9 @@ from nbclient import NotebookClient
 from PIL import Image
 
 LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json", "application/javascript")
+# Of a cell's metadata this stays, as in pyproject.toml: what people set by hand, and what slides and nbgrader need.
+CELL_KEYS = {"collapsed", "jupyter", "tags", "nbgrader", "slideshow", "editable", "deletable"}
+FOLDED = {"source_hidden", "outputs_hidden"}   # of its key `jupyter`
 MAX_BYTES = 300_000
 MAX_WIDTH = 800
 
@@ -50,12 +53,19 @@ def joined(outputs: list) -> list:
     return result
 
 
+def kept(metadata: dict) -> dict:
+    "Of a cell's metadata what was set by hand, not what a run or an editor leaves behind."
+    result = {key: value for key, value in metadata.items() if key in CELL_KEYS}
+    if "jupyter" in result: result["jupyter"] = {key: value for key, value in result["jupyter"].items() if key in FOLDED}
+    return {key: value for key, value in result.items() if value != {}}
+
+
 def tidy(notebook):
     "Drop what changes from run to run or shows nothing without a kernel, in place."
     for name in set(notebook.metadata) - {"kernelspec", "accelerator", "colab"}:
         del notebook.metadata[name]
     for cell in notebook.cells:
-        cell.metadata = {}
+        cell.metadata = kept(cell.metadata)
         if cell.cell_type != "code":
             continue
         cell.execution_count = None

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+sys.path.insert(0, str(ROOT / ".ci"))
 HANDWRITTEN = "__init__.py"  # every other module of the package is exported from a notebook
 
 
@@ -49,8 +50,31 @@ def test_notebooks_are_clean(copy):
     assert changed(before, texts(copy / "nbs", "*.ipynb")) == [], "run `nbdev-clean` and commit"
 
 
+BY_HAND = {"collapsed": True, "jupyter": {"source_hidden": True, "outputs_hidden": False}, "tags": ["hide-input"], "editable": False,
+           "deletable": False, "nbgrader": {"grade": True, "grade_id": "q1", "points": 2}, "slideshow": {"slide_type": "slide"}}
+
+
+def test_metadata_set_by_hand_survives_cleaning_and_stills(copy):
+    "Folded cells, tags, slides and nbgrader's marks stay; what a run or an editor leaves behind goes."
+    import nbformat
+    from stills import tidy
+    dirt = {"execution": {"iopub.status.busy": "2026-01-01"}, "scrolled": True, "ExecuteTime": {}}
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("1 + 1", metadata=BY_HAND | dirt), nbformat.v4.new_markdown_cell("text", metadata={"tags": ["answer"]} | dirt),
+        nbformat.v4.new_code_cell("2", metadata={"jupyter": {"is_executing": True}})])
+    file = copy / "nbs/folded.ipynb"
+    nbformat.write(tidy(notebook), file)
+    try:
+        for clean in (False, True):
+            if clean: subprocess.run([BIN / "nbdev-clean", "--fname", file], cwd=copy, check=True, capture_output=True)
+            assert [cell.metadata for cell in nbformat.read(file, as_version=4).cells] == [BY_HAND, {"tags": ["answer"]}, {}]
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", metadata=BY_HAND | dirt)]), file)
+        subprocess.run([BIN / "nbdev-clean", "--fname", file], cwd=copy, check=True, capture_output=True)
+        assert nbformat.read(file, as_version=4).cells[0].metadata == BY_HAND
+    finally: file.unlink()
+
+
 def test_readme_is_the_index_notebook():
-    sys.path.insert(0, str(ROOT / ".ci"))
     from readme import readme
     assert (ROOT / "README.md").read_text(encoding="utf8") == readme(), "run `make export` and commit"
 
