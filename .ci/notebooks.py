@@ -16,7 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-LIMIT, START = 180, 45
+LIMIT, START = 300, 45
 NOT_STARTED = 75   # the exit code for it
 
 
