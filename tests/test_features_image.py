@@ -151,9 +151,10 @@ def test_two_byte_weights_are_multiplied_only_where_the_hardware_can(photo, pays
     by_hand = tiny_vit(0)
     for p in by_hand.parameters(): p.data = p.data.bfloat16().float()       # rounded weights, long products
     exact = ImageEncoder("tiny_vit", by_hand, "", device="cpu").encode(photo[:1, :, :64, :64])[0]
-    assert torch.equal(half.encode(photo[:1, :, :64, :64])[0], exact) is not pays
+    rounded = lambda encoder: (encoder.encode(photo[:1, :, :64, :64])[0] - exact).abs().max().item() > 1e-3   # short products
+    assert rounded(half) is pays
     again = ImageEncoder("tiny_vit", half.model, "", device="cpu", dtype=torch.bfloat16)      # placed twice
-    assert torch.equal(again.encode(photo[:1, :, :64, :64])[0], exact) is not pays
+    assert rounded(again) is pays
     monkeypatch.setattr(image, "bfloat16_pays", lambda device: not pays)
     elsewhere = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
     moved = ImageEncoder("tiny_vit", half.model, "", device="cpu", dtype=torch.bfloat16)     # as to a GPU that can, or back
@@ -167,7 +168,8 @@ def test_bilinear_lists_equal_pytorch(grid, size):
     want = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
     index, weight = bilinear(grid, size)
     assert torch.allclose(mix(maps.flatten(1).T.contiguous(), index, weight).T.reshape(4, *size), want, atol=1e-6)
-    assert torch.equal(upsample(maps, size), want) and torch.equal(upsample(maps[None], size)[0], want)
+    torch.testing.assert_close(upsample(maps, size), want)
+    torch.testing.assert_close(upsample(maps[None], size)[0], want)
     assert torch.allclose(weight.sum(1), torch.ones(size[0] * size[1]))
 
 

