@@ -5,39 +5,58 @@
 # %% ../../nbs/data/04_eyecandies.ipynb #83d5a7ff
 from __future__ import annotations
 
+import warnings
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
 from ..core.runtime import DataError
-from .datasets import CaptureFolders, Entry, read_mask, read_rgb
-from .prepare import square
+from .datasets import CaptureFolders, Entry, _open, _picture, check_flag, read_mask, read_rgb, visible
+from .prepare import check_size, square
 from .sample import CloudView, Sample
 
 # %% auto #0
-__all__ = ['FOCAL', 'SPLITS', 'KINDS_OF_DEFECT', 'read_depth', 'unproject', 'above_belt', 'mvtec_frame', 'read_pose',
+__all__ = ['FOCAL', 'SPLITS', 'KINDS_OF_DEFECT', 'read_yaml', 'read_depth', 'unproject', 'above_belt', 'mvtec_frame', 'read_pose',
            'read_normals', 'candy_defect', 'candy_files', 'read_candy', 'Eyecandies', 'FocalPanel']
 
 # %% ../../nbs/data/04_eyecandies.ipynb #7fa16588
+def read_yaml(
+    path,           # YAML file of a few names and values
+    expected: str,  # what it should be, for the message
+) -> dict:
+    "The names and values of a small YAML file."
+    import yaml
+    def read(data):
+        "The values, of a file that is no longer than such files are."
+        if len(data) > 4096: raise ValueError(f"{len(data)} bytes instead of about a hundred")
+        values = yaml.safe_load(data.decode("utf8"))
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise ValueError("no lines of 'name: value'")
+        return values
+    return _open(path, read, expected)
+
+
 def read_depth(
     path,        # 16-bit PNG
     info,        # YAML file with normalization: {min, max}, metres
 ) -> np.ndarray: # (H,W) float32 metres
     "A depth picture of Eyecandies in metres."
-    import yaml
-    from PIL import Image
-    expected = "a 16-bit PNG, and normalization: {min, max} in its YAML file"
-    try:
-        with Image.open(path) as picture: numbers = np.asarray(picture)
-        bounds = yaml.safe_load(Path(info).read_text())["normalization"]
-        low, high = float(bounds["min"]), float(bounds["max"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise DataError(path, f"depth that cannot be read ({type(error).__name__}: {error})", expected,
-                        "Copy both files again.") from error
-    if numbers.ndim != 2 or numbers.dtype.itemsize < 2:
-        raise DataError(path, f"{numbers.dtype} of shape {numbers.shape}", "a grey picture of 16 bits",
-                        "It was converted on the way: copy the original.")
-    return (numbers / 65535 * (high - low) + low).astype(np.float32)
+    expected = "normalization: {min, max} in metres, 0 <= min < max < 1000"
+    bounds = read_yaml(info, expected).get("normalization")
+    low, high = (bounds.get("min"), bounds.get("max")) if isinstance(bounds, dict) else (None, None)
+    real = all(isinstance(b, Real) and not isinstance(b, bool) for b in (low, high))
+    if not real or not 0 <= low < high < 1000:
+        raise DataError(info, f"min {str(low)[:40]}, max {str(high)[:40]}", expected, "Copy the file again.")
+    def read(data):
+        "The numbers of the picture."
+        picture, bits = _picture(data, path)
+        numbers = np.asarray(picture)
+        if numbers.ndim != 2 or bits != 16:
+            raise DataError(path, f"{numbers.dtype} of shape {numbers.shape}", "a grey picture of 16 bits",
+                            "It was converted on the way: copy the original.")
+        return numbers
+    return (_open(path, read, "a 16-bit PNG") / 65535 * (high - low) + low).astype(np.float32)
 
 # %% ../../nbs/data/04_eyecandies.ipynb #7443ebf4
 FOCAL = 711.11  # pixels, of all Eyecandies captures of 512 x 512
@@ -50,6 +69,14 @@ def unproject(
     center: tuple | None = None,     # (column, row) of the optical axis; None for the middle (W/2, H/2)
 ) -> np.ndarray:                     # (3,H,W) float32 metres
     "The point that each pixel sees."
+    good = {"depth": np.ndim(depth) == 2, "focal": isinstance(focal, Real) and 0 < focal < np.inf,
+            "pose": pose is None or np.shape(pose) == (4, 4) and np.isfinite(pose).all(),
+            "center": center is None or np.shape(center) == (2,)}
+    for name, is_good in good.items():
+        if not is_good:
+            found = focal if name == "focal" else f"shape {np.shape({'depth': depth, 'pose': pose}.get(name, center))}"
+            raise DataError(name, f"{found}", "depth (H,W), focal > 0, pose (4,4) and center (column, row)",
+                            "Look at the order of the arguments.")
     H, W = depth.shape
     cx, cy = center or (W / 2, H / 2)
     v, u = np.mgrid[:H, :W]
@@ -71,7 +98,7 @@ def above_belt(
     middle = points.shape[2] // 2
     far_end, near_end = points[:, 0, middle], points[:, -1, middle]
     along = (far_end - near_end)[1:]
-    down, forward = along / np.linalg.norm(along)
+    down, forward = along / max(np.linalg.norm(along), 1e-9)
     y, z = points[1] - near_end[1], points[2] - near_end[2]
     above = forward * y - down * z <= -height
     return above & (down * y + forward * z <= far) & (abs(points[0]) <= aside)
@@ -88,12 +115,16 @@ def read_pose(
     path,        # text file with the 16 numbers of a 4 x 4 matrix
 ) -> np.ndarray: # (4,4) float64, world to camera
     "The place of the camera."
-    expected, do = "four lines of four numbers", "Copy the file again."
-    try:
-        pose = np.loadtxt(path)
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"a pose that cannot be read ({error})", expected, do) from error
+    expected, do = "four lines of four numbers: a rotation, a shift in metres, and 0 0 0 1", "Copy the file again."
+    def read(data):
+        "The numbers."
+        if len(data) > 4096: raise ValueError(f"{len(data)} bytes instead of some hundred")
+        return np.loadtxt(data.decode("utf8").splitlines(), ndmin=2)
+    pose = _open(path, read, expected)
     if pose.shape != (4, 4): raise DataError(path, f"an array of shape {pose.shape}", expected, do)
+    R, t = pose[:3, :3], pose[:3, 3]
+    if not (abs(t).max() < 1000 and abs(R @ R.T - np.eye(3)).max() < 0.01 and abs(pose[3] - [0, 0, 0, 1]).max() < 1e-6):
+        raise DataError(path, f"the rows {', '.join(map(str, pose.round(3).tolist()))}", expected, do)
     return pose
 
 
@@ -103,7 +134,7 @@ def read_normals(
 ) -> np.ndarray:              # (3,H,W) float32 unit vectors, in the frame of mvtec_frame
     "The surface normals of an Eyecandies capture."
     n = read_rgb(path) * 2 - 1                                             # rgb is in [0,1] here
-    n = n / np.maximum(np.linalg.norm(n, axis=0), 1e-6) * np.array([1, -1, -1])[:, None, None]
+    n = n / np.maximum(np.linalg.norm(n, axis=0), 1e-6) * np.array([1, -1, -1])[:, None, None]   # y up, z to us
     world = np.tensordot(pose[:3, :3].T, n, 1)
     return np.stack([world[0], -world[2], world[1]]).astype(np.float32)
 
@@ -117,10 +148,13 @@ def candy_defect(
     files: dict,  # role -> Path, as far as the file is there
 ) -> str:         # "good", "unknown", or the kinds joined by "+", such as "bumps+colors"
     "The label of a capture: from its metadata, else from its masks."
-    import yaml
     if "metadata" in files:
-        says = yaml.safe_load(files["metadata"].read_text()) or {}
+        expected = f"0 or 1 for anomalous and for {', '.join(KINDS_OF_DEFECT)}"
+        says = read_yaml(files["metadata"], expected)
         kinds, defective = [kind for kind in KINDS_OF_DEFECT if says.get(kind)], any(says.values())
+        broken = not {"anomalous", *KINDS_OF_DEFECT} & set(says) or any(v not in (0, 1) for v in says.values())
+        if broken or says.get("anomalous", defective) != defective:
+            raise DataError(files["metadata"], str(says)[:200], expected, "Copy the file again.")
     else:
         masks = {kind: files[f"{kind}_mask"] for kind in KINDS_OF_DEFECT if f"{kind}_mask" in files}
         kinds = [kind for kind, path in masks.items() if read_mask(path).any()]
@@ -135,12 +169,22 @@ def candy_files(
     light: int,    # which of the six photos is "rgb"
 ):                 # yields (stem, {"rgb": Path, "depth": Path, ...})
     "The files of each capture, sorted; a DataError where one is missing."
-    for depth in sorted(folder.glob("*_depth.png")):
-        stem = depth.name.split("_")[0]
-        files = {p.stem[len(stem) + 1:]: p for p in folder.glob(f"{stem}_*")}
-        for role in (f"image_{light}", "info_depth", "pose"):
+    needed, captures = ("depth", f"image_{light}", "info_depth", "pose"), {}
+    for path in visible(folder):
+        stem, _, role = path.stem.partition("_")                           # 000_image_4.png
+        if path.suffix.lower() not in (".png", ".txt", ".yaml", ".yml"): continue
+        files = captures.setdefault(stem, {})
+        if role in files:
+            raise DataError(folder, f"{files[role].name} and {path.name}", "one file for each part of a capture",
+                            "Remove the one that is out of date.")
+        files[role] = path
+    for stem, files in sorted(captures.items()):
+        if not set(needed) & set(files): continue                          # a file of another kind, such as README.txt
+        for role in needed:
             if role not in files:
-                raise DataError(depth, f"no {stem}_{role} beside it",
+                there = [p.name for p in visible(folder) if p.stem == f"{stem}_{role}"]
+                instead = f" (but {there[0]})" if there else ""
+                raise DataError(files.get("depth", folder), f"no {stem}_{role} beside it{instead}",
                                 "photo, info_depth and pose for each depth picture", "Copy the data set again.")
         yield stem, files | {"rgb": files[f"image_{light}"]}
 
@@ -152,17 +196,26 @@ def read_candy(
 ) -> Sample:
     "One capture, full size, in the axes and the scale of MVTec 3D-AD."
     rgb, depth = read_rgb(files["rgb"]), read_depth(files["depth"], files["info_depth"])
-    mask = None
+    mask, good = None, labels.get("defect") == "good"
     if "mask" in files: mask = read_mask(files["mask"])
-    elif labels.get("defect") == "good": mask = np.zeros(depth.shape, bool)
+    elif good: mask = np.zeros(depth.shape, bool)
+    for role, shape in (("rgb", rgb.shape[1:]), ("mask", depth.shape if mask is None else mask.shape)):
+        if shape != depth.shape:
+            raise DataError(files[role], f"{shape[0]} x {shape[1]} pixels", f"{depth.shape[0]} x {depth.shape[1]} as in "
+                            f"{files['depth']}", "Files of one capture must come from the same data set.")
+    if good and mask.any():
+        warnings.warn(f"{files['mask']}: the capture is called good, and its mask marks {mask.sum()} pixels.")
     points = unproject(depth, FOCAL * depth.shape[1] / 512, read_pose(files["pose"]))
     valid = (depth > 0) & (belt | above_belt(points))
+    if not valid.any():
+        raise DataError(files["depth"], "no point above the belt", "a candy on it",
+                        "Do picture, info_depth and pose belong together? Otherwise leave this capture out.")
     return Sample(rgb, mvtec_frame(points) * valid, valid, mask, **labels)
 
 # %% ../../nbs/data/04_eyecandies.ipynb #f594510a
 class Eyecandies(CaptureFolders):
     "Eyecandies as samples; positions in the axes and the scale of MVTec 3D-AD."
-    splits = SPLITS
+    splits, endings = SPLITS, ("_depth.png", "_image_4.png")
 
     def __init__(self,
         root,                    # folder that holds CandyCane, ChocolateCookie, ...
@@ -172,13 +225,18 @@ class Eyecandies(CaptureFolders):
         prepared: bool = True,   # False: with the belt, 512 x 512
         light: int = 4,          # which photo, 0 to 5; 4 (one spotlight from the left) is the published choice
     ):
-        self.light = light
+        check_size(size)
+        check_flag("prepared", prepared)
+        if light not in range(6): raise DataError("light", repr(light), "0 to 5", "There are six photos of each capture.")
+        self.light, self.size, self.prepared = light, size, prepared
         super().__init__(root, category, split)
-        self.size, self.prepared = size, prepared
 
     def _list(self, category, folder):
         for stem, files in candy_files(folder / "data", self.light):
             defect = candy_defect(files) if folder.name.startswith("test") else "good"
+            if defect not in ("good", "unknown") and "mask" not in files:
+                raise DataError(files["depth"], f"no {stem}_mask beside it", "a mask for each defective capture",
+                                "Copy the data set again.")
             yield Entry(category, self.split, defect, stem, files)
 
     def _read(self, entry):
@@ -188,6 +246,8 @@ class Eyecandies(CaptureFolders):
     def normals(self, index: int) -> np.ndarray:
         "(3,H,W) unit normals of capture `index`, in the frame of its xyz, at full size."
         files = self.entries[index].files
+        if "normals" not in files:
+            raise DataError(files["depth"], "no picture of normals beside it", "STEM_normals.png", "Copy it too.")
         return read_normals(files["normals"], read_pose(files["pose"]))
 
 # %% ../../nbs/data/04_eyecandies.ipynb #d26d3c3d
