@@ -495,7 +495,7 @@ class Clouds(CaptureFolders):
                 raise DataError(path, f"a cloud as {path.suffix}", "PCD or PLY", "Convert it.")
         templates = {stem for stem in clouds if is_template(stem, category)}
         if self.split == "train" and clouds and not templates:
-            raise DataError(folder, f"clouds such as {min(clouds)}", "names with 'template' or 'prototype'",
+            raise DataError(folder, f"clouds such as {clouds[min(clouds)].name}", "names with 'template' or 'prototype'",
                             "Are these training clouds? Rename them.")
         labels = label_files(folder.parent)
         for stem in sorted(templates if self.split == "train" else clouds.keys() - templates):
