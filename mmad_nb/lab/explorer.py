@@ -384,7 +384,8 @@ def _table_text(left, right):
     lines = ["metric          left  right  l − r"]
     for name in left:
         change = round(left[name] - right[name], 3) + 0.0      # + 0.0: no "-0.000"
-        lines.append(f"{metric_label(name):<13}{left[name]:7.3f}{right[name]:7.3f}{change:+7.3f}")
+        numbers = f"{left[name]:7.3f}{right[name]:7.3f}{change:+7.3f}"
+        lines.append(f"{metric_label(name):<13}" + ("     undefined" if np.isnan(change) else numbers))
     return "\n".join(lines)
 
 # %% ../../nbs/lab/04_explorer.ipynb #ae225d9f

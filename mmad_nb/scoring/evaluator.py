@@ -147,6 +147,7 @@ def one_core_threads(
     usual, ready = torch.get_num_threads(), threading.Barrier(count + 1)
 
     def start():
+        "The first thing that each thread does."
         torch.set_num_threads(1)
         torch.get_num_threads()                 # torch looks at the setting when first asked, and then keeps to it
         ready.wait()
@@ -277,6 +278,7 @@ def per_block(self: Evaluator,
     groups = blocks(sizes, 700_000) if torch.device(device).type == "cpu" else [slice(0, len(sizes))]
 
     def one(images):
+        "Do the work for one group."
         self.pause()
         return work(images)
 
@@ -346,6 +348,7 @@ def fused(self: Evaluator,
 ) -> tuple:         # (N,H,W) tensor, or of clouds a list of N (n,); (K,N) float64 tensor
     "The maps that these weights give, and their scores."
     def part(images):
+        "The components of some of the images."
         if not isinstance(components, dict): return components[images]
         return {name: maps[images if isinstance(maps, list) else self.span(images)] for name, maps in components.items()}
 
@@ -357,6 +360,7 @@ def fused(self: Evaluator,
         numbers = torch.empty((len(scores), len(self.labels)), dtype=torch.float64, device=first.device)
 
     def work(images):
+        "Fuse some of the images into their place, and score them."
         some = room[self.span(images)].copy_(self._joined(fuse(part(images), **weights), images))
         some = per_image(some, self.sizes and self.sizes[images])
         for row, score in zip(numbers, scores): row[images] = one_each(score(some), len(some))

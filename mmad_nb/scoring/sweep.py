@@ -86,6 +86,7 @@ class Sweep:
         self.stopped, worker = threading.Event(), gently(evaluator, self._pause)
 
         def work():
+            "All positions, in an order that shows the whole curve early."
             for i in coarse_to_fine(len(self.values)):
                 self.metrics[i] = worker.evaluate(components, scores, mode, fuse, **weights, **{name: self.values[i]})
                 tell()
