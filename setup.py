@@ -17,11 +17,13 @@ extras["dev"] += extras["test"]
 
 
 class BuildWithSamples(build_py):
-    """Copies data_samples/ into the wheel, so that an installed package has something to show without the repository."""
+    """Copies data_samples/ and nbs/ into the wheel: something to show, and something for `mmad lab`, without the repository."""
     def run(self):
         super().run()
         if not self.editable_mode:
-            shutil.copytree(here / "data_samples", Path(self.build_lib) / "mmad_nb/data_samples", dirs_exist_ok=True)
+            for folder, name in (("data_samples", "data_samples"), ("nbs", "notebooks")):
+                shutil.copytree(here / folder, Path(self.build_lib) / "mmad_nb" / name, dirs_exist_ok=True,
+                                ignore=shutil.ignore_patterns(".*"))
 
 
 setup(
@@ -31,4 +33,5 @@ setup(
     python_requires=">=" + cfg["min_python"], packages=find_packages(include=["mmad_nb", "mmad_nb.*"]),
     package_data={"mmad_nb": ["weights/*", "experiments/tables/*.json"]}, install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"nbdev": ["mmad_nb = mmad_nb._modidx:d"]}, cmdclass={"build_py": BuildWithSamples})
+    entry_points={"nbdev": ["mmad_nb = mmad_nb._modidx:d"], "console_scripts": ["mmad = mmad_nb.experiments.command:main"]},
+    cmdclass={"build_py": BuildWithSamples})

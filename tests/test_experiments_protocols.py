@@ -160,6 +160,28 @@ def test_zero_shot_protocols_keep_categories_apart_across_spellings(mvtec, tmp_p
     with pytest.raises(DataError, match="Did you mean 'bagel'"): run_protocol("one-vs-rest", "spots_with_labels", small(mvtec), train_on="bagle")
 
 
+def test_weights_are_checked_before_the_training(mvtec):
+    with pytest.raises(DataError, match="weight 'alhpa'"): run_protocol("unified", "dark_spots", small(mvtec), weights={"alhpa": 1})
+    assert DarkSpots.fits == 0
+
+
+def test_clouds_have_point_metrics_and_no_aupro():
+    from mmad_nb.data import Cloud
+    rng = np.random.default_rng(0)
+    labels = [np.zeros(50, bool), np.zeros(70, bool), np.arange(60) < 9, np.arange(40) < 5]
+    clouds = [Cloud(rng.normal(size=(len(bad), 3)).astype(np.float32), labels=bad, category="shell", defect="sink" if bad.any() else "good",
+                    id=f"shell/{i}") for i, bad in enumerate(labels)]
+
+    class PerPoint(Detector):
+        def components(self, samples, cache=None): return samples
+        def fuse(self, components): return [torch.from_numpy(rng.random(len(cloud)) + cloud.labels).float() for cloud in components]
+        def image_scores(self, maps): return torch.stack([values.max() for values in maps])
+
+    record = record_of(PerPoint(), clouds, {})
+    assert record["metrics"]["exact"] == {"image_auroc": 1.0, "image_ap": 1.0, "pixel_auroc": 1.0, "pixel_ap": 1.0}
+    assert record["samples"] == {"good": 2, "sink": 2} and record["defects"]["sink"]["pixel_auroc"] == 1
+
+
 def test_options_that_nobody_knows(mvtec):
     with pytest.raises(DataError, match="option 'gian'.*Did you mean 'gain'"): run_protocol("unified", "dark_spots", small(mvtec), gian=2)
     with pytest.raises(DataError, match="protocol 'unify'.*Did you mean 'unified'"): run_protocol("unify", "dark_spots", small(mvtec))

@@ -28,7 +28,7 @@ import mmad_nb
 from ..core.runtime import DataError, content_hash, pick_device, progress, unknown_name, written_beside
 from ..data import AnomalyShapeNet, Eyecandies, MVTec3D, Real3D
 from ..detectors.base import create_detector, load_detector
-from ..scoring.aupro import as_numpy, aupro, region_weights, split_scores
+from ..scoring.aupro import as_numpy, aupro, is_ragged, region_weights, split_scores
 from ..scoring.evaluate import LIMITS, evaluate
 from ..scoring.fusion import image_score, scale_maps
 
@@ -36,8 +36,8 @@ from ..scoring.fusion import image_score, scale_maps
 __all__ = ['LAYOUTS', 'TRAINING_CLASSES', 'PROTOCOLS', 'RULES', 'METRICS', 'FORMAT', 'COLOURS', 'Splits', 'find_layout',
            'open_data', 'as_splits', 'Task', 'chosen', 'headings', 'piles', 'need_training', 'unified', 'Unlabelled',
            'per_class', 'few_shot', 'need_apart', 'training_classes', 'one_vs_rest', 'cross_dataset', 'need_fit_for',
-           'clip_pro', 'measure', 'Spread', 'spread_of', 'versions_here', 'Study', 'load_study', 'fingerprint',
-           'record_of', 'Reader', 'Workers', 'trained', 'begin_study', 'run_protocol', 'go_through',
+           'need_weights', 'clip_pro', 'measure', 'Spread', 'spread_of', 'versions_here', 'Study', 'load_study',
+           'fingerprint', 'record_of', 'Reader', 'Workers', 'trained', 'begin_study', 'run_protocol', 'go_through',
            'learned_megabytes', 'study_bars', 'figure_png', 'StudyPanel']
 
 # %% ../../nbs/experiments/01_protocols.ipynb #7f4eacf2
@@ -265,6 +265,14 @@ def need_fit_for(protocol: str, detector):
                         f"For this detector take {' or '.join(fitting)}.")
     return learns
 
+# %% ../../nbs/experiments/01_protocols.ipynb #bf807a4d
+def need_weights(detector, weights: dict):
+    "Refuse weights that `fuse` would refuse, before anything is trained."
+    known = {weight.name: weight for weight in detector.weights}
+    for name, value in weights.items():
+        if name not in known: raise unknown_name(f"{detector.name} weight", name, known)
+        known[name].check(value)
+
 # %% ../../nbs/experiments/01_protocols.ipynb #c67c83ee
 def clip_pro(
     maps,               # (N,H,W) scores, numpy or torch
@@ -296,14 +304,15 @@ RULES = {
 
 
 def measure(
-    maps,                # (N,H,W) fused maps
+    maps,                # (N,H,W) fused maps; of clouds a list of N (n,)
     scores,              # (N,) image scores
-    masks: np.ndarray,   # (N,H,W) bool
+    masks,               # as `maps`, bool
     labels: np.ndarray,  # (N,) bool: defective
 ) -> dict:               # rule -> metric -> value
-    "All metrics by all rules."
+    "All metrics by all rules. Points have no regions and no AUPRO, so for clouds the rules do not differ but for the released one."
     exact = dict(evaluate(maps, masks, scores, labels=labels))
     names = [f"aupro@{100 * limit:g}" for limit in LIMITS]
+    if is_ragged(maps): return {rule: {k: v for k, v in exact.items() if k not in names} for rule in ("exact", "legacy-99", "clip-200")}
     coarse = dict(zip(names, aupro(maps, masks, LIMITS, "legacy-99")))
     released = evaluate(scale_maps(maps, "mean"), masks, image_score(maps, "release"), labels=labels, mode="legacy-99")
     rooted = evaluate(scale_maps(maps, "sqrt-mean"), masks, scores, limits=(), labels=labels)
@@ -516,7 +525,7 @@ def fingerprint(
         if (folder := (entry.category, entry.split, entry.defect)) not in seen:
             parts.append([np.frombuffer(path.read_bytes(), np.uint8) for path in files.values()])
             seen.add(folder)
-    reading = {name: value for name, value in vars(samples).items() if name not in ("root", "entries", "manifest")}
+    reading = {name: value for name, value in vars(samples).items() if name not in ("root", "entries", "manifest") and name[0] != "_"}
     return content_hash(parts, {name: repr(value) for name, value in reading.items()})
 
 # %% ../../nbs/experiments/01_protocols.ipynb #f2b9a2fe
@@ -531,12 +540,13 @@ def record_of(
     maps = detector.fuse(detector.components(samples, cache=cache), **weights)
     scores = detector.image_scores(maps)
     seconds = (time.perf_counter() - start) / len(samples)
-    masks = np.stack([sample.mask for sample in samples])
+    masks = [s.labels for s in samples] if is_ragged(maps) else np.stack([sample.mask for sample in samples])
+    part = lambda values, some: [values[i] for i in some] if isinstance(values, list) else values[some]
     defects = np.array([sample.defect for sample in samples])
     kinds = {}
     for kind in sorted(set(defects) - {"good"}):
         some = np.flatnonzero((defects == kind) | (defects == "good"))
-        kinds[kind] = evaluate(maps[some], masks[some], scores[some], labels=defects[some] != "good")
+        kinds[kind] = evaluate(part(maps, some), part(masks, some), scores[some], labels=defects[some] != "good")
     rounded = lambda found: {name: round(float(value), 6) for name, value in found.items()}
     return {"samples": dict(Counter(defects.tolist())), "seconds_per_sample": round(seconds, 4),
             "metrics": {rule: rounded(found) for rule, found in measure(maps, scores, masks, defects != "good").items()},
@@ -631,6 +641,7 @@ def run_protocol(
     if not seeds: raise DataError("seeds", "none", "at least one number", "Try seeds=(0, 1, 2).")
     if len(seeds) > 1 and "seed" not in first.config():
         raise DataError(f"seeds of {detector!r}", f"{seeds}", "one: it has nothing to do with chance", "Give seeds=(0,).")
+    need_weights(first, weights or {})
     tasks = make_tasks(data, learns, **its)
     config = {name: value for name, value in first.config().items() if name != "seed"}
     known = {"title": data.title, "layout": data.layout, "forged": data.forged, "train": fingerprint(data.train), "test": fingerprint(data.test)}
