@@ -1,6 +1,7 @@
 """The text-guided detector against CFM and a memory bank: accuracy on forged captures, time and memory at paper size.
 
     python benchmarks/text_guided.py accuracy             # three seeds, eight categories: about forty minutes on two cores
+    python benchmarks/text_guided.py accuracy --level hard  # the same on the level on which detectors are compared
     python benchmarks/text_guided.py accuracy --seeds 1   # quicker, and noisier
     python benchmarks/text_guided.py costs                # a few minutes: random weights, the time is the same
 
@@ -38,8 +39,8 @@ def accuracy(options) -> None:
     from mmad_nb.forge import list_categories
     from mmad_nb.experiments.ablations import METRICS, study, study_table
     warnings.simplefilter("ignore")
-    train, test = captures(list_categories(options.family), train=10, good=8, bad=1, seed=20261121)
-    print(f"{len(train)} good captures to learn from, {len(test)} to test on, {options.seeds} seeds", flush=True)
+    train, test = captures(list_categories(options.family), train=10, good=8, bad=1, seed=20261121, level=options.level)
+    print(f"Level {options.level}: {len(train)} good captures to learn from, {len(test)} to test on, {options.seeds} seeds", flush=True)
     found, rows = {}, {title: ROWS[title] for title in options.rows or ROWS}
     with tempfile.TemporaryDirectory() as cache:
         for title, row in rows.items():
@@ -132,6 +133,7 @@ def main() -> None:
     one = parts.add_parser("accuracy")
     one.add_argument("--seeds", type=int, default=3)
     one.add_argument("--family", default="sample", choices=("sample", "auxiliary"))
+    one.add_argument("--level", default="standard", choices=("standard", "hard"), help="of the forge")
     one.add_argument("--rows", nargs="+", choices=ROWS, help="some of the rows only")
     one.add_argument("--cache", help="folder to keep features in")
     parts.add_parser("costs").add_argument("--repeats", type=int, default=3)

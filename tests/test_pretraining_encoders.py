@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data import prepare
 from mmad_nb.forge import forge_sample, list_categories
+from mmad_nb.forge.shapes import build_surface
 from mmad_nb.pretraining import encoders as P, lessons as L
 from mmad_nb.features.points import group_points, knn
 from mmad_nb.features.zoo import PACKAGED, create_encoder
@@ -180,3 +181,35 @@ def test_on_unseen_categories_trained_weights_are_worth_something(name, defects,
     categories = ("banana", "cookie", "gear")
     trained, random = separation(None, name, categories, defects), separation("random", name, categories, defects)
     assert trained > max(.9, random + gain)                          # measured .93 and .76 (points), .97 and .88 (photos)
+
+
+def test_styles_are_an_option(lessons):
+    "Without them lessons are what the shipped weights learned from; with them every individual has its own."
+    plain, styled = L.forge_lessons(["brick"], 1), L.forge_lessons(["brick"], 1, styles=True)
+    assert all(np.array_equal(getattr(plain[0], f), getattr(lessons[3], f)) for f in vars(plain[0]))
+    assert not np.array_equal(plain[0].photo, styled[0].photo) and np.array_equal(styled[1].flawless, styled[0].flawless)
+    assert np.array_equal(styled[1].photo, L.forge_lessons(["brick"], 1, styles=True)[1].photo)
+
+
+def test_blots_stay_on_the_object_and_say_their_kind():
+    grid = np.meshgrid(*[np.linspace(-60, 60, 90, dtype=np.float32)] * 2)
+    before, kinds = build_surface("brick", *grid, 3), set()
+    for seed in range(30):
+        after, kind = L.blot(before, *grid, np.random.default_rng(seed))
+        table, moved = before.height == 0, after.height - before.height
+        assert np.array_equal(after.height[table], before.height[table]) and np.array_equal(after.color[:, table], before.color[:, table])
+        assert np.isfinite(after.height).all() and 0 <= after.color.min() and after.color.max() <= 1
+        assert kind == ("stain" if not moved.any() else "bump" if moved[np.abs(moved).argmax() // 90, np.abs(moved).argmax() % 90] > 0 else "hole")
+        kinds.add(kind)
+    assert kinds == {"stain", "bump", "hole"}
+
+
+def test_a_run_goes_on_from_a_copy(lessons):
+    start = P.fresh_points(3)
+    same, _ = P.pretrain_points(lessons, (P.Stage(2, 1e-3, heads_only=True),), batch_size=1, start=start)
+    assert all(torch.equal(a, b) for a, b in zip(same.parameters(), start.parameters()))
+    assert all(p.requires_grad for p in same.parameters())
+    before = [p.clone() for p in start.parameters()]
+    moved, _ = P.pretrain_points(lessons, (P.Stage(1, 1e-3),), batch_size=1, start=start)
+    assert any(not torch.equal(a, b) for a, b in zip(moved.parameters(), before))
+    assert all(torch.equal(a, b) for a, b in zip(start.parameters(), before))

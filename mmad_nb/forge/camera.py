@@ -95,8 +95,8 @@ def object_coordinates(
 ) -> tuple[np.ndarray, np.ndarray]:  # x, y (H,W) mm in the object's own frame
     "Undo the object's shift, turn and size."
     dx, dy = (table - setup.shift[:, None, None]) / setup.scale
-    c, s = math.cos(setup.angle), math.sin(setup.angle)
-    return c * dx + s * dy, c * dy - s * dx
+    cos, sin = math.cos(setup.angle), math.sin(setup.angle)
+    return cos * dx + sin * dy, cos * dy - sin * dx
 
 # %% ../../nbs/forge/03_camera.ipynb #aba9bae3
 def lift(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Callable
 
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
@@ -23,7 +24,7 @@ from ..data.sample import CloudView, Sample
 from .shapes import Surface, build_surface, list_categories, mix, noise
 
 # %% auto #0
-__all__ = ['LEVELS', 'MANIFEST', 'Level', 'level_at', 'find_level', 'on_table', 'captured', 'individual', 'with_damage',
+__all__ = ['LEVELS', 'MANIFEST', 'Level', 'level_at', 'find_level', 'on_table', 'captured', 'bent', 'individual', 'with_damage',
            'forge_sample', 'plan', 'files_of', 'write_capture', 'claim', 'forge', 'sample_data', 'forged_once',
            'depth_image', 'forge_controls', 'ForgePanel']
 
@@ -92,6 +93,28 @@ def captured(
     return np.clip(photo + grain, 0, 1), measured, valid
 
 # %% ../../nbs/forge/04_forge.ipynb #c2772646
+def bent(
+    build: Callable,    # x, y (H,W) mm -> Surface, always of the same object
+    x: np.ndarray,      # (H,W) mm, the object's frame
+    y: np.ndarray,      # (H,W) mm
+    seed: int,          # how it is bent and coloured
+    variation: float,   # of a Level
+) -> Surface:
+    "An object whose outline and relief are a little bent, and whose colour and gloss are its own."
+    if not variation: return build(x, y)
+    rng, (x, y) = np.random.default_rng([seed, 9]), (x.astype(np.float32), y.astype(np.float32))
+    wave = lambda most, mm: variation * most * noise(x, y, mm, rng)
+    surface = build(x + wave(1.5, 28), y + wave(1.5, 28))
+    relief = (wave(.7, 22) + wave(.12, 3)) * (surface.height > 2)                   # mm
+    height = surface.height * (1 + variation * rng.uniform(-.05, .05)) + relief
+    tone = 1 + wave(.10, 25) + wave(.06, 5) + wave(.04, 1.5)                        # blotches, mottling, grain
+    own = (1 + variation * rng.uniform(-.10, .10)) * (1 + variation * rng.normal(0, .03, (3, 1, 1)))
+    gloss = surface.gloss * (1 + variation * rng.uniform(-.2, .1))
+    return replace(surface, height=np.maximum(height, 0).astype(np.float32),
+                   color=np.clip(surface.color * tone * own, 0, 1).astype(np.float32),
+                   gloss=np.clip(gloss, 0, 1).astype(np.float32))
+
+
 def individual(
     category: str,      # one of `list_categories()`
     x: np.ndarray,      # (H,W) mm, the object's frame
@@ -99,17 +122,8 @@ def individual(
     seed: int,          # which individual
     variation: float,   # of a Level
 ) -> Surface:
-    "One individual; with `variation` its outline and relief are a little bent, and its colour and gloss its own."
-    if not variation: return build_surface(category, x, y, seed)
-    rng, (x, y) = np.random.default_rng([seed, 9]), (x.astype(np.float32), y.astype(np.float32))
-    bend = lambda mm, scale: variation * mm * noise(x, y, scale, rng)
-    surface = build_surface(category, x + bend(1.5, 28), y + bend(1.5, 28), seed)
-    height = surface.height * (1 + variation * rng.uniform(-.05, .05)) + (bend(.7, 22) + bend(.12, 3)) * (surface.height > 2)
-    tone = 1 + bend(.10, 25) + bend(.06, 5) + bend(.04, 1.5)                        # blotches, mottling, grain
-    color = surface.color * tone * (1 + variation * rng.uniform(-.10, .10)) * (1 + variation * rng.normal(0, .03, (3, 1, 1)))
-    gloss = surface.gloss * (1 + variation * rng.uniform(-.2, .1))
-    return replace(surface, height=np.maximum(height, 0).astype(np.float32),
-                   color=np.clip(color, 0, 1).astype(np.float32), gloss=np.clip(gloss, 0, 1).astype(np.float32))
+    "One individual of a category."
+    return bent(lambda x, y: build_surface(category, x, y, seed), x, y, seed, variation)
 
 # %% ../../nbs/forge/04_forge.ipynb #929ffc60
 def with_damage(

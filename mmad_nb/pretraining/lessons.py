@@ -5,27 +5,28 @@
 # %% ../../nbs/pretraining/01_lessons.ipynb #4164d839
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from ..core.runtime import DataError, png_bytes, progress
 from ..data.prepare import prepare, resize_nearest
 from ..data.sample import Sample
 from ..features.normals import surface_normals
 from ..features.points import group_points, knn
-from ..forge.camera import draw_setup, object_coordinates, table_coordinates, view_rays
+from ..forge.camera import draw_setup, object_coordinates, table_coordinates, unit, view_rays
 from ..forge.defects import add_defect, defect_mask, list_defects
-from ..forge.forge import captured
+from ..forge.forge import Level, bent, captured, level_at
 from ..forge.shapes import (Surface, build_surface, dome, dots, inside_box, inside_disc, list_categories, mix,
                                  noise, plate, ramp, rough, steel)
 
 # %% auto #0
-__all__ = ['CATEGORIES', 'HELD_OUT', 'ANYTHING', 'NAMES', 'KINDS', 'STREAM', 'allowed', 'outline', 'ribs', 'anything', 'damaged',
-           'Lesson', 'patch_means', 'flawless_patches', 'lesson', 'forge_lessons', 'LessonPanel']
+__all__ = ['CATEGORIES', 'HELD_OUT', 'ANYTHING', 'NAMES', 'KINDS', 'PLAIN', 'STREAM', 'allowed', 'outline', 'ribs', 'anything',
+           'Style', 'draw_style', 'ground', 'blot', 'damaged', 'averaged', 'Lesson', 'patch_means', 'flawless_patches',
+           'lesson', 'forge_lessons', 'LessonPanel']
 
 # %% ../../nbs/pretraining/01_lessons.ipynb #25bbcd3d
 CATEGORIES = tuple(list_categories("auxiliary"))
@@ -96,6 +97,66 @@ def anything(
     gloss = np.full_like(x, rng.uniform(.1, .8))
     return Surface(height.astype(np.float32), np.clip(color, 0, 1).astype(np.float32), gloss, metal)
 
+# %% ../../nbs/pretraining/01_lessons.ipynb #ca1e58bc
+@dataclass(frozen=True)
+class Style:
+    "What is around and on the object of a lesson."
+    level: Level = Level()
+    lamp: tuple | None = None  # direction towards it, 3 numbers; None for the forge's own
+    smooth: float = 0.0        # pixels over which the depth sensor averages
+    fills: bool = False        # the surface goes on beyond the picture
+    blots: float = 0.0         # share of the defects that are blots
+
+
+PLAIN = Style()
+
+
+def draw_style(rng: np.random.Generator) -> Style:
+    "A style at random: mostly hard, a lamp anywhere, half of the sensors smoothing, one surface in five endless."
+    angle, rise = rng.uniform(0, 2 * np.pi), rng.uniform(.5, 1.4)                # radians
+    lamp = tuple(unit([np.cos(angle) * np.cos(rise), np.sin(angle) * np.cos(rise), -np.sin(rise)]).tolist())
+    level = replace(level_at(rng.uniform(0, 1.5)), noise=rng.uniform(.5, 3))
+    return Style(level, lamp, rng.choice([0, rng.uniform(.7, 2.5)]), rng.random() < .2, .4)
+
+# %% ../../nbs/pretraining/01_lessons.ipynb #42896cdc
+def ground(
+    x: np.ndarray,  # (H,W) mm
+    y: np.ndarray,  # (H,W) mm
+    seed: int,      # which one
+) -> Surface:
+    "A rough, speckled surface without an edge."
+    rng = np.random.default_rng([seed, 12])
+    grain, coarse = rough(x, y, rng.uniform(1, 4), rng), rough(x, y, rng.uniform(8, 60), rng)
+    height = 20 + rng.uniform(0, .8) * grain + rng.uniform(0, 2.5) * coarse
+    first = rng.uniform(.15, .8) * rng.uniform(.85, 1.15, 3)
+    second = np.clip(first * rng.uniform(.4, 1.6), .03, .97)
+    tone = ramp(-.8, .8, rng.uniform(.3, 1) * grain + rng.uniform(0, .6) * coarse)
+    return Surface(height.astype(np.float32), np.clip(mix(first, second, tone), 0, 1).astype(np.float32),
+                   np.full_like(x, rng.uniform(.05, .4)))
+
+
+def blot(
+    surface: Surface,
+    u: np.ndarray,   # (H,W) mm from the blot's middle
+    v: np.ndarray,   # (H,W) mm
+    rng: np.random.Generator,
+) -> tuple[Surface, str]:  # the damaged surface and the kind that it resembles most
+    "Damage of any width, edge, depth and colour."
+    radius, ragged = rng.uniform(4, 18), rng.uniform(0, .5) * noise(u, v, rng.uniform(3, 14), rng)
+    spread = np.hypot(u, v * rng.uniform(1, 2.2)) * (1 + ragged)
+    inside = ramp(radius, radius * rng.uniform(.1, .9), spread)
+    deep = rng.choice([-1, -1, 1]) * rng.uniform(.6, 9) * (rng.random() < .65)      # mm, negative: down
+    bumpy = rng.uniform(0, .8) * rough(u, v, rng.uniform(1.5, 6), rng)
+    height = surface.height + inside * (deep + bumpy * (deep != 0))
+    color = surface.color
+    if deep == 0 or rng.random() < .5:
+        other = color * rng.uniform(.3, .8) if rng.random() < .5 else rng.uniform(.05, .95, (3, 1, 1))
+        color = color + (other - color) * inside * rng.uniform(.3, .9) * (.8 + .2 * noise(u, v, 3, rng))
+    body, floor = surface.height > 0, np.minimum(surface.height, .5)                # 0.5 mm are left: no hole
+    damaged = replace(surface, height=np.where(body, np.maximum(height, floor), surface.height).astype(np.float32),
+                      color=np.where(body, np.clip(color, 0, 1), surface.color).astype(np.float32))
+    return damaged, "stain" if deep == 0 else "bump" if deep > 0 else "hole"
+
 # %% ../../nbs/pretraining/01_lessons.ipynb #a3185b0c
 def damaged(
     category: str,            # one of NAMES
@@ -103,24 +164,44 @@ def damaged(
     count: int,               # defects
     rng: np.random.Generator, # their kinds, places and sizes
     size: int = 256,          # pixels along each edge
+    style: Style = PLAIN,
 ) -> tuple:                   # Sample, kind (H,W) int8: number in KINDS, moved (H,W) bool: the height changed
     "One object with several defects, photographed."
-    setup, rays = draw_setup(seed), view_rays(size)
+    level, rays = style.level, view_rays(size)
+    setup = draw_setup(seed, level.variation)
+    if style.lamp: setup = replace(setup, light=unit(style.lamp))
     table = table_coordinates(rays, setup.normal)
     x, y = object_coordinates(table, setup)
-    surface = anything(x, y, seed) if category == ANYTHING else build_surface(category, x, y, seed)
+    build = ground if style.fills else anything if category == ANYTHING else lambda x, y, seed: build_surface(category, x, y, seed)
+    surface = bent(lambda x, y: build(x, y, seed), x, y, seed, level.variation)
     depth = distance_transform_edt(surface.height > 0)            # pixels to the edge of the object
+    if style.fills: depth = np.ones_like(depth)
     rows, columns = np.nonzero(depth >= min(6, .6 * depth.max()))
     kind, moved = np.zeros((size, size), np.int8), np.zeros((size, size), bool)
     for _ in range(count):
         number, k, before = int(rng.integers(1, len(KINDS))), rng.integers(len(rows)), surface
         place = float(x[rows[k], columns[k]]), float(y[rows[k], columns[k]])
-        strength, extent = rng.uniform(.6, 1.6), rng.uniform(.6, 1.4)
-        surface = add_defect(before, KINDS[number], x, y, place, strength, extent, int(rng.integers(2**31)))
+        strength, extent = level.strength * rng.uniform(.6, 1.6), level.extent * rng.uniform(.6, 1.4)
+        if style.blots and rng.random() < style.blots:
+            surface, name = blot(before, (x - place[0]).astype(np.float32), (y - place[1]).astype(np.float32), rng)
+            number = KINDS.index(name)
+        else: surface = add_defect(before, KINDS[number], x, y, place, strength, extent, int(rng.integers(2**31)))
         kind[defect_mask(before, surface)] = number
         moved |= np.abs(surface.height - before.height) > .4      # mm
-    rgb, xyz, valid = captured(surface, setup, rays, table, seed)
+    rgb, xyz, valid = captured(surface, setup, rays, table, seed, level)
+    if style.smooth: xyz = averaged(xyz, valid, style.smooth)
     return Sample(rgb, xyz, valid, kind > 0, category, "mixed", f"{category}/mixed/{seed}"), kind, moved
+
+
+def averaged(
+    xyz: np.ndarray,    # (3,H,W)
+    valid: np.ndarray,  # (H,W) bool
+    pixels: float,      # standard deviation
+) -> np.ndarray:        # (3,H,W)
+    "Points whose depth is a mean over their measured neighbours, as that of a stereo camera."
+    weight = gaussian_filter(valid.astype(np.float32), pixels)
+    depth = gaussian_filter(xyz[2] * valid, pixels) / np.maximum(weight, 1e-6)
+    return xyz * np.where(valid, depth / np.where(valid, xyz[2], 1), 0).astype(np.float32)
 
 # %% ../../nbs/pretraining/01_lessons.ipynb #09518bc5
 @dataclass(frozen=True, eq=False)
@@ -185,6 +266,7 @@ def forge_lessons(
     individuals: int,           # of each category
     defects: int = 4,           # on each damaged capture
     first: int = 0,             # number of the first individual
+    styles: bool = False,       # whether each individual has a style of its own; False: PLAIN
 ) -> list:                      # of Lesson
     "Forge lessons; the same arguments give the same ones."
     found = []
@@ -192,12 +274,14 @@ def forge_lessons(
         for name in allowed(categories):
             rng = np.random.default_rng([STREAM, k, NAMES.index(name)])
             seed, nothing = int(rng.integers(2**31)), np.zeros((224, 224), np.int8)
-            twin = prepare(damaged(name, seed, 0, rng)[0], size=224)
+            style = draw_style(np.random.default_rng([STREAM, k, NAMES.index(name), 1])) if styles else PLAIN
+            ready = lambda sample: prepare(sample, size=224, remove_plane=not style.fills)  # endless: there is no table
+            twin = ready(damaged(name, seed, 0, rng, style=style)[0])
             if k % 2 == 0: found.append(lesson(twin, nothing, nothing > 0, twin))
             for _ in range(2):
-                sample, kind, moved = damaged(name, seed, defects, rng)
+                sample, kind, moved = damaged(name, seed, defects, rng, style=style)
                 labels = (resize_nearest(a, 224) for a in (kind, moved))
-                found.append(lesson(prepare(sample, size=224), *labels, twin))
+                found.append(lesson(ready(sample), *labels, twin))
     return found
 
 # %% ../../nbs/pretraining/01_lessons.ipynb #636c5adc
