@@ -34,6 +34,11 @@ class Fake:
     def image_scores(self, maps): return maps.amax((1, 2))
 
 
+def headline(figure):
+    "What stands above all axes."
+    return " ".join(text.get_text() for text in figure.texts)
+
+
 SAMPLES = [make_sample(d, i) for i, d in enumerate(("dent", "good", "good", "crack", "dent"))]
 PARTS = "photo", "left", "right", "difference"
 
@@ -218,7 +223,7 @@ def test_undefined_metrics_do_not_break_the_panel():
 
 def test_still_shows_both_settings_and_the_scale(one):
     fig = one.still()
-    text = " ".join(t.get_text() for ax in fig.axes for t in [ax.title, *ax.texts]) + fig.get_suptitle()
+    text = " ".join(t.get_text() for ax in fig.axes for t in [ax.title, *ax.texts]) + headline(fig)
     for part in ("thing: dent", "left: α = 0.2", "right: α = 0.8", "image AUROC", "score"): assert part in text
 
 
@@ -308,9 +313,9 @@ def test_an_error_in_the_callback_is_shown_and_raised(picker):
 def test_unknown_defects_and_the_still():
     sample = SAMPLES[0]
     picker = PointPicker(Sample(sample.rgb, sample.xyz, sample.valid, category="thing"), np.zeros((24, 24)))
-    assert picker.still().get_suptitle() == "no point chosen"
+    assert headline(picker.still()) == "no point chosen"
     picker.choose(0)
-    assert picker.point.defective is None and "not known" in picker.still().get_suptitle()
+    assert picker.point.defective is None and "not known" in headline(picker.still())
 
 
 def test_bad_input_to_the_picker(picker):
