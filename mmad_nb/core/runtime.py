@@ -12,7 +12,10 @@ import io
 import json
 import os
 import random
+import re
+import secrets
 import shutil
+import socket
 import warnings
 import zlib
 from contextlib import contextmanager
@@ -22,8 +25,9 @@ from typing import Callable, Iterable
 import numpy as np
 
 # %% auto #0
-__all__ = ['MmadError', 'DataError', 'WeightsError', 'unknown_name', 'pick_device', 'seed_everything', 'progress',
-           'written_beside', 'cache_dir', 'content_hash', 'DiskCache', 'png_bytes', 'KeyPanel']
+__all__ = ['MACHINE', 'NOT_WRITABLE', 'MmadError', 'DataError', 'WeightsError', 'unknown_name', 'pick_device', 'seed_everything',
+           'progress', 'written_beside', 'cache_dir', 'content_hash', 'DamagedError', 'write_tensors', 'read_tensors',
+           'DiskCache', 'png_bytes', 'KeyPanel']
 
 # %% ../../nbs/core/01_runtime.ipynb #893ecf4b
 class MmadError(Exception):
@@ -62,25 +66,30 @@ def unknown_name(
 def pick_device(
     device: str | None = None,  # "cpu", "cuda", "cuda:1", "mps", or None for the best one here
 ):                              # torch.device
-    "The device to compute on: the one asked for, else a GPU where there is one, else the CPU."
+    "The device to compute on: the one asked for, else a CUDA GPU where there is one, else the CPU."
     import torch
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DataError(f"device {str(device)!r}", "no CUDA GPU on this machine", "a device that exists",
-                        "Use device='cpu', or in Colab choose Runtime > Change runtime type > GPU.")
+    if device is None: device = "cuda" if torch.cuda.is_available() else "cpu"
+    do = "Use device='cpu', or in Colab choose Runtime > Change runtime type > GPU."
+    try: device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(f"device {device!r}", "no such name", "'cpu', 'cuda', 'cuda:1' or 'mps'", do) from error
+    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= here.get(device.type, 0):
+        raise DataError(f"device {str(device)!r}", f"{here.get(device.type, 0)} of its kind on this machine",
+                        "a device that exists", do)
     return device
 
 # %% ../../nbs/core/01_runtime.ipynb #f8c00cb2
 def seed_everything(
-    seed: int,  # any integer >= 0
+    seed: int,  # from 0 to 2**64 - 1
 ):
     "Seed Python's, NumPy's and torch's global generators (all devices)."
     import torch
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise DataError("seed", repr(seed), "a whole number from 0 to 2**64 - 1", "Try 0.")
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(int(seed))
 
 # %% ../../nbs/core/01_runtime.ipynb #7361d5e4
 def progress(
@@ -95,26 +104,72 @@ def progress(
     return tqdm(items, desc=label, total=total, leave=False, **options)
 
 # %% ../../nbs/core/01_runtime.ipynb #513dcb7e
+MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _beside(path, ending=".tmp"):
+    "A hidden name beside `path`. It holds machine and process, so that debris can be told from work, and a random word."
+    return path.with_name(f".{path.name[:100]}.{MACHINE}-{os.getpid()}.{secrets.token_hex(4)}{ending}{path.suffix[:20]}")
+
+
+def _gone(process):
+    "Whether no process of this number runs on this machine."
+    try: os.kill(process, 0)
+    except ProcessLookupError: return True
+    except OSError: pass
+    return False
+
+
+def _sweep(folder):
+    "Remove what killed processes of this machine left in `folder`."
+    mine = re.compile(rf"\..*\.{MACHINE}-(\d+)\.[0-9a-f]{{8}}\.tmp")
+    for left in folder.glob(".*.tmp*"):
+        found = mine.match(left.name)
+        if not found or not _gone(int(found[1])): continue
+        if left.is_dir(): shutil.rmtree(left, ignore_errors=True)
+        else: left.unlink(missing_ok=True)
+
+
+def _swap(new, path):
+    "Put `new` under the name `path`; an old folder of that name is moved aside first and removed last."
+    if not path.is_dir(): return os.replace(new, path)
+    aside = _beside(path, ".old")
+    os.replace(path, aside)
+    try: os.replace(new, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+NOT_WRITABLE = {errno.EROFS: "a disk that can only be read", errno.EACCES: "no permission to write here",
+                errno.EPERM: "no permission to write here", errno.ENOTDIR: "a file where a folder is needed",
+                errno.EEXIST: "a file where a folder is needed", errno.ENAMETOOLONG: "a name that is too long"}
+
+
 @contextmanager
 def written_beside(
     path,  # final name of the file or folder
 ):         # a temporary Path beside it, renamed onto `path` when the block ends well
     "Write to a temporary name beside `path`; rename it when the block ends well, remove it otherwise."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    path = Path(os.path.realpath(path))  # of a symbolic link, what it points to is replaced
+    beside = _beside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         yield beside
-        if path.is_dir(): shutil.rmtree(path)
-        os.replace(beside, path)
+        _swap(beside, path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT): raise
-        free = shutil.disk_usage(path.parent).free / 1e6
-        raise DataError(path, f"a full disk ({free:.0f} MB free)", "room for the file",
-                        "Free some space or set MMAD_NB_CACHE to another disk; nothing was changed.") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise DataError(path, f"a full disk ({free:.0f} MB free)", "room for the file",
+                            "Free some space or set MMAD_NB_CACHE to another disk; nothing was changed.") from error
+        if isinstance(error, DataError) or error.errno not in NOT_WRITABLE: raise
+        raise DataError(path, NOT_WRITABLE[error.errno], "a place to write to",
+                        "Name a folder of your own; nothing was changed.") from error
     finally:
         if beside.is_dir(): shutil.rmtree(beside, ignore_errors=True)
-        else: beside.unlink(missing_ok=True)
+        elif os.path.lexists(beside): beside.unlink(missing_ok=True)
 
 # %% ../../nbs/core/01_runtime.ipynb #a98fe047
 def cache_dir(
@@ -140,6 +195,53 @@ def content_hash(
         digest.update(head.encode() + b"\0"); digest.update(data); digest.update(b"\0")
     return digest.hexdigest()[:16]
 
+# %% ../../nbs/core/01_runtime.ipynb #a7c32c61
+class DamagedError(DataError):
+    "A file of ours whose numbers are not those that were written."
+
+
+def _checksum(tensors, notes):
+    "One number over the texts, and over names, types, shapes and bytes of the tensors."
+    import torch
+    total = zlib.crc32(json.dumps(notes, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
+        if value.numel(): total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
+
+
+def write_tensors(
+    path,                       # file name, by custom ending in .safetensors
+    tensors: dict,              # name -> tensor, on any device
+    notes: dict | None = None,  # texts to keep beside them
+):
+    "Write named tensors to one file, whole or not at all, with a checksum."
+    from safetensors.torch import save
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with written_beside(path) as beside:
+        beside.write_bytes(save(tensors, {**(notes or {}), "checksum": _checksum(tensors, notes or {})}))
+
+
+def read_tensors(
+    path,       # file that `write_tensors` wrote
+) -> tuple:     # name -> tensor, in memory of their own; the texts
+    "Read named tensors and check that they are what was written."
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+    expected, do = "a whole file written by this package", "Delete it or name another file."
+    try:
+        data = Path(path).read_bytes()
+        notes = json.loads(data[8:8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        tensors = {name: value.clone() for name, value in load(data).items()}
+    except OSError as error: raise DataError(path, f"a file that cannot be read ({error.strerror})", expected, do) from error
+    except (SafetensorError, ValueError, AttributeError, KeyError) as error:
+        raise DataError(path, f"a broken file ({error})", expected, do) from error
+    checksum = notes.pop("checksum", None)
+    if checksum is None: raise DataError(path, "tensors without a checksum", expected, do)
+    if checksum != _checksum(tensors, notes):
+        raise DamagedError(path, "numbers that were changed on the disk", expected, do)
+    return tensors, notes
+
 # %% ../../nbs/core/01_runtime.ipynb #c2798766
 class DiskCache:
     "Named tensors on disk, one safetensors file a key; a broken entry is noticed and computed again."
@@ -148,6 +250,7 @@ class DiskCache:
     ):
         self.folder = Path(folder) if folder is not None else cache_dir("features")
         self.hits = self.misses = 0
+        self.writable = True
 
     def path(self, key: dict) -> Path:
         "The file of the entry with this `key`."
@@ -157,28 +260,30 @@ class DiskCache:
         key: dict,           # everything the value depends on; JSON-like values and strings
         compute: Callable,   # called with nothing when the entry is missing; gives {name: tensor}
     ) -> dict:               # {name: tensor}
-        "The entry for `key`, read from disk or computed and kept."
+        "The entry for `key`, read from disk or computed and kept; from a folder that cannot be written, computed alone."
         found = self._read(key)
         if found is not None:
             self.hits += 1
             return found
         self.misses += 1
         value = compute()
-        from safetensors.torch import save_file
-        with written_beside(self.path(key)) as beside:
-            save_file({k: v.contiguous() for k, v in value.items()}, beside,
-                      metadata={"key": json.dumps(key, sort_keys=True, default=str)})
+        if self.writable: self._write(key, value)
         return value
 
     def _read(self, key):
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
         path = self.path(key)
         if not path.exists(): return None
-        try: return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            warnings.warn(f"{path}: this cache entry is broken ({error}); it is computed again.")
+        try: return read_tensors(path)[0]
+        except DataError as error:
+            warnings.warn(f"{path}: this cache entry is broken ({error.found}); it is computed again.")
             return None
+
+    def _write(self, key, value):
+        try: write_tensors(self.path(key), value, {"key": json.dumps(key, sort_keys=True, default=str)})
+        except DataError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NOT_WRITABLE: raise
+            self.writable = False
+            warnings.warn(f"{self.folder}: {error.found}; features are computed and not kept.")
 
 # %% ../../nbs/core/01_runtime.ipynb #5666162a
 def png_bytes(

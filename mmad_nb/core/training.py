@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 
-from .runtime import DataError, progress, written_beside
+from .runtime import DamagedError, DataError, progress, read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['batches', 'step', 'save_checkpoint', 'load_checkpoint', 'drawn_from', 'train', 'curve_for', 'RatePanel']
+__all__ = ['batches', 'share_of', 'step', 'save_checkpoint', 'load_checkpoint', 'drawn_from', 'readers', 'upcoming', 'adam',
+           'train', 'curve_for', 'RatePanel']
 
 # %% ../../nbs/core/02_training.ipynb #0445680b
 def batches(
@@ -32,22 +36,30 @@ def batches(
     return [order[i:i + batch_size] for i in range(0, count, batch_size)]
 
 # %% ../../nbs/core/02_training.ipynb #b701d7f1
+def share_of(
+    batch: Sequence,   # numbers of the items of a whole batch
+    accelerator=None,  # accelerate.Accelerator, or None for a single process
+) -> list:             # numbers of the items that this process takes; can be empty
+    "This process's share of a batch: every n-th item."
+    if accelerator is None: return list(batch)
+    return list(batch[accelerator.process_index::accelerator.num_processes])
+
+
 def step(
     parameters: list,      # tensors to be learned, the same on each process
     optimizer,             # a torch optimiser over them
-    batch: list,           # the items of the whole batch
+    mine: list,            # this process's share of the batch's items
     loss: Callable,        # list of items -> (sum of losses, number of terms)
     accelerator=None,      # accelerate.Accelerator, or None for a single process
     check=None,            # called with `parameters` when their gradients are ready; may change them
-) -> float:                # the batch's loss
-    "One optimiser step on `batch`, shared among the processes; the result does not depend on how many there are."
-    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    mine = batch[process::processes]
+) -> float:                # the whole batch's loss
+    "One optimiser step; the result does not depend on how many processes share the batch."
     # a last batch can be too small to share
     total, count = loss(mine) if mine else (0 * sum(p.sum() for p in parameters), 0)
     optimizer.zero_grad(set_to_none=False)
     total.backward()
-    sums = torch.stack([total.detach().double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
+    exact = torch.float32 if total.device.type == "mps" else torch.float64  # Apple's GPU has no float64
+    sums = torch.stack([total.detach().to(exact), torch.as_tensor(count, dtype=exact, device=total.device)])
     if accelerator: sums = accelerator.reduce(sums, "sum")
     value = (sums[0] / sums[1]).item()
     if not np.isfinite(value):
@@ -56,7 +68,7 @@ def step(
     for p in parameters:
         if p.grad is None: continue                                 # the loss did not use it
         if accelerator: p.grad = accelerator.reduce(p.grad, "sum")
-        p.grad /= sums[1]
+        p.grad /= sums[1].to(p.grad)
     if check: check(parameters)
     optimizer.step()
     return value
@@ -69,13 +81,10 @@ def save_checkpoint(
     progress_: dict,   # JSON-like: how far, losses, settings
 ):
     "Write learned tensors, optimiser memory and progress to one file, whole or not at all."
-    from safetensors.torch import save_file
     tensors = {f"module/{m}/{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for k, v in state.items()}
-    with written_beside(path) as beside:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside,
-                  metadata={"progress": json.dumps(progress_)})
+    write_tensors(path, tensors, {"progress": json.dumps(progress_)})
 
 # %% ../../nbs/core/02_training.ipynb #b477fb2b
 def load_checkpoint(
@@ -85,19 +94,22 @@ def load_checkpoint(
     settings: dict,    # must equal those of the file
 ) -> dict:             # the progress entry
     "Put a checkpoint back into `modules` and `optimizer`."
-    from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(path, "pt") as file:
-            found, tensors = json.loads(file.metadata()["progress"]), {k: file.get_tensor(k) for k in file.keys()}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(path, f"a file that is no whole checkpoint ({error})", "one written by this training loop",
-                        "Delete it or name another file.") from error
+    tensors, notes = read_tensors(path)
+    do = "Name another checkpoint file, or delete this one."
+    if "progress" not in notes: raise DataError(path, "a file that is no checkpoint", "one of a training", do)
+    found = json.loads(notes["progress"])
     if found["settings"] != settings:
-        other = {k: (found["settings"].get(k), v) for k, v in settings.items() if found["settings"].get(k) != v}
-        raise DataError(path, f"a checkpoint of another run; (its, this) {other}", "the same settings",
-                        "Name another checkpoint file, or delete this one.")
-    for name, module in modules.items():
-        module.load_state_dict({k.split("/", 2)[2]: v for k, v in tensors.items() if k.startswith(f"module/{name}/")})
+        other = {k: (found["settings"].get(k), settings.get(k)) for k in sorted(found["settings"] | settings)
+                 if found["settings"].get(k) != settings.get(k)}
+        raise DataError(path, f"a checkpoint of another run; (its, this) {other}", "the same settings", do)
+    learned = {name: v for name, v in tensors.items() if name.startswith("module/")}
+    shapes = {f"module/{m}/{k}": v.shape for m, module in modules.items() for k, v in module.state_dict().items()}
+    if shapes != {name: v.shape for name, v in learned.items()}:
+        raise DataError(path, "weights of another network", "the same names and shapes", do)
+    broken = [name for name, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken: raise DataError(path, f"numbers that are not finite in {broken[0]}", "finite weights", do)
+    for m, module in modules.items():
+        module.load_state_dict({k.split("/", 2)[2]: v for k, v in learned.items() if k.startswith(f"module/{m}/")})
     memory = {}
     for k, v in tensors.items():
         if k.startswith("optimizer/"): memory.setdefault(int(k.split("/")[1]), {})[k.split("/")[2]] = v
@@ -115,7 +127,51 @@ def drawn_from(
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
         yield
 
+# %% ../../nbs/core/02_training.ipynb #ceec98e9
+def readers(
+    memory: str = "/dev/shm",  # where processes hand tensors to each other
+) -> int:
+    "How many processes should read ahead here: half of the cores, at most 4; none where they have no shared memory."
+    if os.path.isdir(memory) and shutil.disk_usage(memory).free < 1e9: return 0  # a container with the usual 64 MB
+    return min(4, max(1, (os.cpu_count() or 1) // 2))
+
+
+def upcoming(
+    items: Sequence,    # anything with an index and a length
+    numbers: Iterable,  # for each batch the numbers of its items
+    workers: int = 0,   # processes that read ahead; 0 reads each batch when it is asked for
+) -> Iterable:          # for each batch the list of its items
+    "The items of batch after batch."
+    if workers == 0:
+        yield from ([items[i] for i in batch] for batch in numbers)
+    else:
+        yield from torch.utils.data.DataLoader(items, batch_sampler=list(numbers), collate_fn=list, num_workers=workers,
+                                               generator=torch.Generator())
+
 # %% ../../nbs/core/02_training.ipynb #8cab4740
+def adam(
+    parameters: list,  # tensors to be learned
+    lr: float,         # learning rate
+):                     # torch.optim.Adam
+    "Adam as published; `fused` makes one pass over each tensor instead of ten."
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def _begun(checkpoint, modules, optimizer, settings, epochs):
+    "How far a training is: what its checkpoint says, else nothing done yet."
+    fresh = {"epoch": 0, "step": 0, "losses": [[]], "settings": settings}
+    if checkpoint is None or not Path(checkpoint).exists(): return fresh
+    try: state = load_checkpoint(checkpoint, modules, optimizer, settings)
+    except DamagedError:
+        os.replace(checkpoint, f"{checkpoint}.damaged")
+        warnings.warn(f"{checkpoint}: numbers were changed on the disk; kept as {checkpoint}.damaged, training starts anew.")
+        return fresh
+    if (state["epoch"], state["step"]) > (epochs, 0):
+        raise DataError(checkpoint, f"a training in pass {state['epoch'] + 1}", f"one of at most {epochs} passes",
+                        "Ask for more passes, or name another checkpoint file.")
+    return state
+
+
 def train(
     modules: dict,               # {name: torch module}: all of their parameters that require a gradient are learned
     items: Sequence,             # the training items, anything that `loss` understands
@@ -123,38 +179,41 @@ def train(
     *,
     epochs: int,                 # passes over the items
     batch_size: int = 4,         # items a step, over all processes together
-    lr: float = 1e-3,            # Adam's learning rate
+    lr: float = 1e-3,            # learning rate
     seed: int = 0,               # order of the items
+    optimizer: Callable = adam,  # (parameters, lr) -> a torch optimiser
     checkpoint=None,             # file to resume from and to write to; None keeps nothing
-    accelerator=None,            # accelerate.Accelerator for several processes or GPUs
+    settings: dict | None = None,  # what else the result depends on; a checkpoint with others is refused
+    accelerator=None,            # accelerate.Accelerator for several processes or GPUs, and for trackers
     label: str = "training",     # shown beside the bar
     save_seconds: float = 60,    # write a checkpoint after this much work, and after each epoch
     check=None,                  # looks at the gradients before each step; see `step`
+    workers: int = 0,            # processes that read items ahead
 ) -> list:                       # for each epoch the mean of its batches' losses
-    "Train with Adam; resume from `checkpoint` where it exists, ending in the same numbers as an undisturbed run."
+    "Train; resume from `checkpoint` where it exists, ending in the same numbers as an undisturbed run."
     if len(items) == 0: raise DataError(label, "no item to train on", "at least one", "Is the training split empty?")
-    parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)  # one pass over each tensor, not ten
-    state = {"epoch": 0, "step": 0, "losses": [[]],
-             "settings": {"items": len(items), "batch_size": batch_size, "lr": lr, "seed": seed}}
-    if checkpoint is not None and Path(checkpoint).exists():
-        state = load_checkpoint(checkpoint, modules, optimizer, state["settings"])
+    if epochs < 1 or batch_size < 1 or not lr > 0:
+        raise DataError(label, f"epochs {epochs}, batch_size {batch_size}, lr {lr}", "positive numbers", "Correct them.")
+    optimizer = optimizer([p for m in modules.values() for p in m.parameters() if p.requires_grad], lr)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    own = {"items": len(items), "batch_size": batch_size, "lr": lr, "seed": seed}
+    state = _begun(checkpoint, modules, optimizer, own | (settings or {}), epochs)
     steps = math.ceil(len(items) / batch_size)
-    saved = time.monotonic()
-    main = accelerator is None or accelerator.is_main_process
-    bar = progress(range(epochs * steps), label, initial=state["epoch"] * steps + state["step"])
-    while state["epoch"] < epochs:
-        batch = [items[i] for i in batches(len(items), batch_size, seed, state["epoch"])[state["step"]]]
+    done = state["epoch"] * steps + state["step"]
+    plan = (batch for epoch in range(epochs) for batch in batches(len(items), batch_size, seed, epoch))
+    mine = [share_of(batch.tolist(), accelerator) for batch in plan][done:]
+    main, saved = accelerator is None or accelerator.is_main_process, time.monotonic()
+    for share in progress(upcoming(items, mine, workers), label, total=epochs * steps, initial=done):
         with drawn_from(seed, state["epoch"], state["step"]):
-            state["losses"][-1].append(step(parameters, optimizer, batch, loss, accelerator, check))
-        bar.update(); bar.set_postfix(loss=f"{state['losses'][-1][-1]:.4f}")
+            value = step(parameters, optimizer, share, loss, accelerator, check)
+        state["losses"][-1].append(value)
         state["step"] += 1
         ended = state["step"] == steps
+        if accelerator: accelerator.log({f"{label}/loss": value}, step=state["epoch"] * steps + state["step"])
         if ended: state |= {"epoch": state["epoch"] + 1, "step": 0, "losses": state["losses"] + [[]]}
         if checkpoint is not None and main and (ended or time.monotonic() - saved > save_seconds):
             save_checkpoint(checkpoint, modules, optimizer, state)
             saved = time.monotonic()
-    bar.close()
     return [float(np.mean(epoch)) for epoch in state["losses"][:epochs]]
 
 # %% ../../nbs/core/02_training.ipynb #95fc017d
