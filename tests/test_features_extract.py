@@ -156,7 +156,7 @@ def test_samples_of_two_sizes_or_without_a_point_are_refused(samples, pair):
     with pytest.raises(DataError, match="same size"): extract([samples[0], hill(9, size=72)], *pair)
     nothing = replace(samples[0], xyz=np.zeros_like(samples[0].xyz), valid=np.zeros_like(samples[0].valid), id="empty/7")
     with pytest.raises(DataError, match="empty/7"): extract([nothing], *pair)
-    assert extract([], *pair) == []
+    assert len(extract([], *pair)) == 0
 
 
 def test_recipe_and_panel(features):

@@ -5,21 +5,25 @@
 # %% ../../nbs/features/07_extract.ipynb #ea5a9b83
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
-from ..core.runtime import DataError, DiskCache, content_hash, progress
+from ..core.runtime import DataError, DiskCache, content_hash, progress, read_tensors
 from .image import ImageEncoder, bilinear
 from .points import PointEncoder, interpolation
 
 # %% auto #0
-__all__ = ['Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'encode_batch', 'encoder_key', 'sample_hash',
-           'extract', 'pixel_recipe', 'PixelPanel']
+__all__ = ['TENSORS', 'LARGE', 'Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'encode_batch', 'encoder_key',
+           'sample_hash', 'FeatureSet', 'check_room', 'nothing', 'extract', 'pixel_recipe', 'PixelPanel']
 
 # %% ../../nbs/features/07_extract.ipynb #eee64055
 @dataclass(frozen=True, eq=False)
@@ -125,26 +129,26 @@ class Features:
         "(H,W) bool: pixels with a point feature, the measured ones and one or two pixels around them."
         return self.point_matrix.filled.reshape(self.size)
 
+
+TENSORS = ("image", "centers", "points", "index", "weight", "pixel")  # of Features, as they stand in a file
+
 # %% ../../nbs/features/07_extract.ipynb #2e2d9e50
-def image_at(
-    features: Features,                  # of one sample
+@patch
+def image_at(self: Features,
     pixels: torch.Tensor | None = None,  # (n,) flat pixel numbers; None for all H*W
 ) -> torch.Tensor:                       # (n,Ci)
     "Image features at the given pixels."
-    matrix = features.image_matrix if pixels is None else features.image_matrix.rows(pixels)
-    return matrix @ features.image.flatten(1).T.contiguous()
+    matrix = self.image_matrix if pixels is None else self.image_matrix.rows(pixels)
+    return matrix @ self.image.flatten(1).T.contiguous()
 
 
-def point_at(
-    features: Features,                  # of one sample
+@patch
+def point_at(self: Features,
     pixels: torch.Tensor | None = None,  # (n,) flat pixel numbers; None for all H*W
 ) -> torch.Tensor:                       # (n,Cp)
     "Point features at the given pixels; zero where nothing was measured nearby."
-    matrix = features.point_matrix if pixels is None else features.point_matrix.rows(pixels)
-    return matrix @ features.points
-
-
-Features.image_at, Features.point_at = image_at, point_at
+    matrix = self.point_matrix if pixels is None else self.point_matrix.rows(pixels)
+    return matrix @ self.points
 
 # %% ../../nbs/features/07_extract.ipynb #726e8d88
 def _photos(samples, image_encoder, blocks):
@@ -189,7 +193,7 @@ def encoder_key(
 ) -> dict:
     "The part of a cache key that all samples share: both fingerprints and the blocks."
     return {"image": image_encoder.fingerprint, "points": point_encoder.fingerprint, "blocks": list(blocks),
-            "layout": 1}  # of what an entry holds; to be raised when that changes
+            "layout": 2}  # of what an entry holds; to be raised when that changes
 
 
 def sample_hash(
@@ -198,40 +202,111 @@ def sample_hash(
     "Changes with any number in the sample's photo, points or validity."
     return content_hash(sample.rgb, sample.xyz, sample.valid)
 
+# %% ../../nbs/features/07_extract.ipynb #d930d0a6
+class FeatureSet(Sequence):
+    "Features of many samples, on disk; each is read when it is asked for."
+    def __init__(self,
+        files: list,       # one of each sample
+        sizes: list,       # (H,W) of each
+        notes: list,       # what was noted of each sample when it was encoded
+        folder=None,       # a temporary folder that lives as long as this set, or None
+    ):
+        self.files, self.sizes, self.notes, self.folder = files, sizes, notes, folder
 
-def _stream(samples, batches, image_encoder, point_encoder, blocks, cache):
-    "Features of batch after batch; `batches` holds the numbers of their samples."
-    lookup = None
-    if cache is not None:
-        shared = encoder_key(image_encoder, point_encoder, blocks)  # once: hashing 86 million weights takes time
-        lookup = lambda n, compute: cache.get({**shared, "sample": sample_hash(batch[n])}, compute)
-    for numbers in batches:
-        batch = [samples[n] for n in numbers]  # `lookup` looks at this one
-        yield from encode_batch(batch, image_encoder, point_encoder, blocks, lookup)
+    def __len__(self): return len(self.files)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice): return FeatureSet(self.files[i], self.sizes[i], self.notes[i], self.folder)
+        return Features(**read_tensors(self.files[i])[0], size=tuple(self.sizes[i]))
+
+    @property
+    def fingerprint(self) -> str:
+        "16 hexadecimal digits that change with any sample, any weight of the encoders, and the blocks."
+        return content_hash([Path(file).stem for file in self.files])
+
+# %% ../../nbs/features/07_extract.ipynb #a25cd86e
+LARGE = 1e9  # bytes: what is printed and not only shown beside the bar
+
+
+def check_room(
+    folder,          # where the entries will go
+    entry: float,    # bytes of one
+    count: int,      # how many are still to come
+    temporary: bool, # whether the folder is removed afterwards
+) -> str:            # what to say about it
+    "How much will be written; an error if the disk cannot hold it."
+    need, free = entry * count, shutil.disk_usage(folder).free
+    kind = "a temporary folder" if temporary else "the cache"
+    if need > free:
+        raise DataError(folder, f"{free / 1e9:.1f} GB free", f"{need / 1e9:.1f} GB for the features of {count} samples",
+                        "Name a folder on another disk, cache=..., or take fewer samples.")
+    note = f"{need / 1e6:.0f} MB of features into {kind}" if need < 1e9 else f"{need / 1e9:.1f} GB of features into {kind}"
+    if need > LARGE: print(f"{note} {folder}" + (", removed afterwards; cache=... would keep them" if temporary else ""))
+    return note
 
 # %% ../../nbs/features/07_extract.ipynb #13e6c662
+def _encode_into(cache, spare, samples, batches, image_encoder, point_encoder, blocks, note, bar):
+    "For each sample of the batches (file, size, note); what is not in `cache` is computed and written."
+    shared = encoder_key(image_encoder, point_encoder, blocks)  # once: hashing 86 million weights takes time
+    left, known = sum(map(len, batches)), cache.misses
+    for numbers in batches:
+        batch = [samples[i] for i in numbers]
+        keys = [{**shared, "sample": sample_hash(sample)} for sample in batch]
+        lookup = lambda n, compute: cache.get(keys[n], compute)
+        for key, sample, features in zip(keys, batch, encode_batch(batch, image_encoder, point_encoder, blocks, lookup)):
+            store = cache
+            if not cache.path(key).exists():  # a cache that cannot be written
+                store = spare
+                store.get(key, lambda: {name: getattr(features, name) for name in TENSORS})
+            if cache.misses > known:  # the first that had to be computed tells how large the others will be
+                known = float("inf")
+                entry, temporary = store.path(key).stat().st_size, spare in (cache, store)
+                bar.set_postfix_str(check_room(store.folder, entry, left, temporary))
+            left -= 1
+            bar.update()
+            yield str(store.path(key)), sample.size, note(sample, features)
+
+
+def nothing(sample, features): "The note of those who need none."
+
+
 def extract(
     samples: Sequence,                    # of Sample; read one batch at a time
     image_encoder: ImageEncoder,
     point_encoder: PointEncoder,
     blocks: Sequence[int] | None = None,  # of the image encoder, 0-based; None for the last
-    cache=None,                           # a folder or a DiskCache to keep features in; None keeps nothing
+    cache=None,                           # a folder or a DiskCache to keep features in; None: a temporary folder
     accelerator=None,                     # accelerate.Accelerator: share the work among its processes
     batch_size: int = 4,                  # photos per pass
     label: str = "features",              # of the progress bar
-) -> list:                                # of Features, in the order of the samples, on every process
-    "Features of all samples, computed once: kept in `cache`, shared among the processes of `accelerator`."
+    note=nothing,                         # (sample, features) -> something small to keep of each sample
+) -> FeatureSet:                          # in the order of the samples, on every process
+    "Features of all samples, computed once, kept on disk, shared among the processes of `accelerator`."
+    if batch_size < 1: raise DataError("batch_size", f"{batch_size}", "a number from 1", "Try 4.")
     blocks = (image_encoder.depth - 1,) if blocks is None else tuple(blocks)
-    if cache is not None and not isinstance(cache, DiskCache): cache = DiskCache(cache)
     batches = [range(first, min(first + batch_size, len(samples))) for first in range(0, len(samples), batch_size)]
-    stream = lambda batches: _stream(samples, batches, image_encoder, point_encoder, blocks, cache)
-    if accelerator is None: return list(progress(stream(batches), label, total=len(samples)))
-    from accelerate.utils import gather_object
-    with accelerator.split_between_processes(batches) as mine:
-        found = stream(mine)
-        if accelerator.is_local_main_process:  # one bar for all
-            found = progress(found, label, total=sum(map(len, mine)))
-        return gather_object(list(found))  # everybody's lists, joined in the order of the processes
+    folder, spare = _temporary(accelerator)
+    cache = spare if cache is None else cache if isinstance(cache, DiskCache) else DiskCache(cache)
+    encode = lambda batches, bar: list(_encode_into(cache, spare, samples, batches, image_encoder, point_encoder, blocks,
+                                                    note, bar))
+    quiet = {} if accelerator is None or accelerator.is_local_main_process else {"disable": True}  # one bar for all
+    with progress(None, label, total=len(samples), **quiet) as bar:
+        if accelerator is None: found = encode(batches, bar)
+        else:
+            from accelerate.utils import gather_object
+            with accelerator.split_between_processes(batches) as mine: found = encode(mine, bar)
+            found = gather_object(found)  # everybody's lists, joined in the order of the processes
+    return FeatureSet(*map(list, zip(*found)), folder) if found else FeatureSet([], [], [], folder)
+
+
+def _temporary(accelerator):
+    "A temporary folder that all processes know, and a cache in it; the process that made it removes it."
+    folder = tempfile.TemporaryDirectory(prefix="mmad_nb-") if accelerator is None or accelerator.is_main_process else None
+    name = [folder and folder.name]
+    if accelerator is not None:
+        from accelerate.utils import broadcast_object_list
+        broadcast_object_list(name)
+    return folder, DiskCache(name[0])
 
 # %% ../../nbs/features/07_extract.ipynb #ab3c0432
 def pixel_recipe(
