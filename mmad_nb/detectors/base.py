@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
+import numpy as np
 import torch
+from fastcore.basics import patch
 
-from ..core.runtime import DataError, pick_device, unknown_name, written_beside
+from ..core.runtime import DataError, pick_device, progress, read_tensors, unknown_name, write_tensors, written_beside
+from ..data.sample import Cloud, Sample
 from ..scoring.fusion import image_score, png
 
 # %% auto #0
-__all__ = ['DETECTORS', 'FORMAT', 'Weight', 'Components', 'Detector', 'fuse', 'image_scores', 'need_fit', 'register',
-           'list_detectors', 'create_detector', 'save_detector', 'load_detector', 'weight_control', 'WeightPanel']
+__all__ = ['DETECTORS', 'WRAPPERS', 'FORMAT', 'FILES', 'Weight', 'Option', 'Components', 'Detector', 'Reading', 'categories_of',
+           'Chosen', 'by_category', 'gathered', 'check_maps', 'register', 'list_detectors', 'create_detector',
+           'load_detector', 'weight_control', 'WeightPanel']
 
 # %% ../../nbs/detectors/01_base.ipynb #2e740d34
 @dataclass(frozen=True)
@@ -36,71 +40,142 @@ class Weight:
         "Refuse a `value` that is out of range or not among the choices; hand it back otherwise."
         if self.choices:
             if value not in self.choices: raise unknown_name(self.name, value, self.choices)
-        elif not self.low <= float(value) <= self.high:
-            raise DataError(f"weight {self.name!r}", f"{float(value):g}",
+        elif not _is_number(value) or not self.low <= value <= self.high:
+            raise DataError(f"weight {self.name!r}", f"{value!r}" if not _is_number(value) else f"{float(value):g}",
                             f"a number from {self.low:g} to {self.high:g}", self.meaning)
         return value
 
+
+def _is_number(value):
+    "Whether a value counts as a number: no text, no True."
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+# %% ../../nbs/detectors/01_base.ipynb #ee6a5de4
+@dataclass(frozen=True)
+class Option:
+    "A setting of a detector: its default and what it may be."
+    default: object
+    meaning: str = ""         # what it does, in a few words
+    low: float = -math.inf    # smallest value of a number
+    high: float = math.inf    # largest value of a number
+    choices: tuple = ()       # all values it may have; empty where any number (or truth value) in the range will do
+    also: tuple = ()          # values beside the numbers, such as "all" or None
+    kind: type | None = None  # bool, int or float; None: that of the default
+
+    def check(self,
+        where: str,  # how messages call it, such as "cfm option 'lr'"
+        value,       # what was given
+    ):               # the value
+        "Hand a good value back, refuse any other."
+        if isinstance(value, np.generic): value = value.item()
+        kind, same = self.kind or type(self.default), lambda known: type(known) is type(value) and known == value
+        if any(map(same, (*self.choices, *self.also))): return value
+        if self.choices and isinstance(value, str): raise unknown_name(where, value, self.choices)
+        right = isinstance(value, kind) if kind is not float else _is_number(value)
+        if kind is int and isinstance(value, bool): right = False
+        if self.choices or not right or not self.low <= value <= self.high:
+            raise DataError(where, repr(value), self.expected(kind), self.meaning or "Correct it.")
+        return value
+
+    def expected(self, kind: type) -> str:
+        "What the option may be, in words."
+        if self.choices: return f"one of {', '.join(map(repr, self.choices))}"
+        words = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
+        if self.low > -math.inf: words += f" from {self.low:g}"
+        if self.high < math.inf: words += f" to {self.high:g}"
+        return ", or ".join([words, *map(repr, self.also)])
+
 # %% ../../nbs/detectors/01_base.ipynb #c2ca07f5
 class Components(Mapping):
-    "Named maps of some samples before fusion: components[\"rgb\"] is (N,H,W), components[:3] the first three samples."
+    "Named maps of some captures before fusion: components[\"rgb\"] is (N,H,W), components[:3] the first three captures."
     def __init__(self,
-        maps: dict,            # name -> (N,H,W) float32
-        valid: torch.Tensor,   # (N,H,W) bool: something was measured here
-        ids: Sequence = (),    # N names of samples
+        maps: dict,            # name -> (N,H,W) float32; of clouds (points of all,) float32
+        valid: torch.Tensor,   # bool of the same shape: something was measured here
+        ids: Sequence = (),    # N names of captures
         provenance: str = "",  # where the encoders' weights come from, in words
+        sizes=None,            # of clouds: how many points each of the N has
+        check: bool = True,    # False: maps that were checked before
     ):
         self.maps, self.valid, self.provenance = dict(maps), valid, provenance
-        self.ids = tuple(ids) or ("",) * len(valid)
-        for name, values in self.maps.items():
+        self.sizes = None if sizes is None else tuple(map(int, sizes))
+        self.ids = tuple(ids) or ("",) * len(valid if sizes is None else self.sizes)
+        for name, values in self.maps.items() if check else ():
             if values.shape != valid.shape or values.dtype != torch.float32:
                 raise DataError(f"component {name!r}", f"{values.dtype} {tuple(values.shape)}",
                                 f"torch.float32 {tuple(valid.shape)}", "All maps of a detector share one shape.")
+            if not values.isfinite().all():
+                raise DataError(f"component {name!r}", "NaN or infinite numbers", "finite ones",
+                                "Look at the captures and at the training's loss.")
 
     def __getitem__(self, key):
         if isinstance(key, str):
             if key not in self.maps: raise unknown_name("component", key, self.maps)
             return self.maps[key]
-        chosen = torch.arange(len(self.valid))[key].reshape(-1)
-        index = key if isinstance(key, slice) else chosen           # a slice gives views, nothing is copied
+        chosen = torch.arange(len(self.ids))[key].reshape(-1)
+        if self.sizes is None:
+            index, sizes = key if isinstance(key, slice) else chosen, None  # a slice gives views, nothing is copied
+        else:
+            starts, sizes = np.cumsum((0, *self.sizes)), [self.sizes[i] for i in chosen]
+            index = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in chosen] or [torch.arange(0)])
         return Components({name: values[index] for name, values in self.maps.items()}, self.valid[index],
-                          [self.ids[i] for i in chosen], self.provenance)
+                          [self.ids[i] for i in chosen], self.provenance, sizes, check=False)
+
+    def apart(self, values: torch.Tensor):
+        "What belongs to each capture: (N,H,W) as it is, of clouds a list of one tensor for each."
+        return values if self.sizes is None else list(values.split(self.sizes))
 
     def __contains__(self, name): return name in self.maps
     def __iter__(self): return iter(self.maps)
     def __len__(self): return len(self.maps)
 
-# %% ../../nbs/detectors/01_base.ipynb #96c5334b
-def _components_repr(self):
-    note = f"; encoders: {self.provenance}" if self.provenance else ""
-    size = " x ".join(map(str, self.valid.shape))
-    return f"Components({', '.join(self.maps)}: {size}, {self.valid.float().mean():.0%} valid{note})"
-
-
-Components.__repr__ = _components_repr
+    def __repr__(self):
+        note = f"; encoders: {self.provenance}" if self.provenance else ""
+        size = " x ".join(map(str, self.valid.shape))
+        if self.sizes is not None: size = f"{len(self.sizes)} clouds of {', '.join(map(str, self.sizes))} points"
+        return f"Components({', '.join(self.maps)}: {size}, {self.valid.float().mean():.0%} valid{note})"
 
 # %% ../../nbs/detectors/01_base.ipynb #5749ae2b
 class Detector:
-    "What all detectors share. Subclasses give defaults, weights, fit, components, combine, state and load_state."
+    "What all detectors share. A detector gives defaults, weights, learn, maps_of and combine."
     name = "detector"       # in the list of detectors; set by `register`
-    defaults: dict = {}     # options and their defaults
+    learns_from = "good"    # or "labelled", "unlabelled", "nothing"
+    takes = (Sample,)       # captures that it can look at: Sample, Cloud
+    defaults: dict = {}     # name -> Option, or the default alone
+    presets: dict = {}      # "tiny" and "paper" -> values of options that were left at None
     weights: tuple = ()     # of Weight: what `fuse` takes
     provenance = ""         # where the encoders' weights come from, in words
+    modules = None          # torch.nn.ModuleDict: what was learned, if it was learned in networks
     fitted = False
+
+    def __init_subclass__(cls):
+        cls.settings = {name: o if isinstance(o, Option) else Option(o) for name, o in cls.defaults.items()}
+        cls.defaults = {name: option.default for name, option in cls.settings.items()}
+
+    settings: dict = {}     # name -> Option, made from `defaults`
 
     def __init__(self,
         encoders="tiny",            # "tiny" (embedded, offline), "paper", or encoder objects
         device: str | None = None,  # None: the GPU where there is one
         **options,                  # any of `defaults`
     ):
-        for name in options:
-            if name not in self.defaults: raise unknown_name(f"{self.name} option", name, self.defaults)
-        self.encoders, self.device, self.options = encoders, pick_device(device), {**self.defaults, **options}
+        self.encoders, self.device, self.options = encoders, pick_device(device), dict(self.defaults)
+        for name, value in options.items():
+            if name not in self.settings: raise unknown_name(f"{self.name} option", name, self.settings)
+            self.options[name] = self.settings[name].check(f"{self.name} option {name!r}", value)
+        preset = self.presets.get("tiny" if isinstance(encoders, str) and encoders == "tiny" else "paper", {})
+        self.options = {name: preset.get(name) if v is None else v for name, v in self.options.items()}
+        self.set_up()
+
+    def set_up(self): "Build what is needed before learning, such as encoders, and check options that depend on each other."
 
     def config(self) -> dict:
         "Everything needed to build this detector again, apart from what it learned."
         return {"detector": self.name, "encoders": self.encoders if isinstance(self.encoders, str) else "custom",
                 **self.options}
+
+    def fingerprints(self) -> dict:
+        "What it stands on and does not learn: name -> fingerprint of the weights."
+        return {}
 
     def __repr__(self):
         changed = "".join(f", {k}={v!r}" for k, v in self.options.items() if v != self.defaults[k])
@@ -108,35 +183,192 @@ class Detector:
         note = f"; encoders: {self.provenance}" if self.provenance else ""
         return f"{self.name}(encoders={self.config()['encoders']!r}{changed}; {state}{note})"
 
+# %% ../../nbs/detectors/01_base.ipynb #332b434f
+class Reading(Sequence):
+    "Captures on their way into a detector; each is checked when it is read."
+    def __init__(self,
+        detector: Detector,
+        captures,        # a sequence of captures: a list, or a data set on disk
+        learning: bool,  # whether they are to be learned from
+    ):
+        where = f"{detector.name}.{'fit' if learning else 'components'}"
+        if isinstance(captures, (Sample, Cloud, str)) or not all(hasattr(captures, m) for m in ("__len__", "__getitem__")):
+            raise DataError(where, f"a {type(captures).__name__}", "a list of captures, or a data set",
+                            "Put a single one into a list: [sample].")
+        if len(captures) == 0: raise DataError(where, "no sample", "at least one", "Is the split empty?")
+        self.detector, self.captures, self.learning, self.where = detector, captures, learning, where
+
+    def __len__(self): return len(self.captures)
+
+    def __getitem__(self, i):
+        capture = self.captures[i]
+        if not isinstance(capture, self.detector.takes):
+            kinds = " or ".join({Sample: "RGB-3D samples", Cloud: "clouds"}[kind] for kind in self.detector.takes)
+            raise DataError(self.where, f"a {type(capture).__name__}", kinds, "Choose a detector that takes this, or other data.")
+        if self.learning: self._check(capture)
+        return capture
+
+    def _check(self, capture):
+        where, kind = f"training sample {capture.id!r}", self.detector.learns_from
+        if kind == "good" and capture.anomalous:
+            raise DataError(where, f"a defect ({capture.defect})", "good samples only",
+                            'It would be learned as normal. Use the training split: split="train".')
+        if kind == "labelled" and (capture.mask if isinstance(capture, Sample) else capture.labels) is None:
+            raise DataError(where, "no mask", f"labelled samples, which {self.detector.name} learns from",
+                            "Give samples of other categories with their masks.")
+
+# %% ../../nbs/detectors/01_base.ipynb #18bc88ba
+def categories_of(
+    samples: Sequence,  # of captures, or a data set from disk
+) -> list[str]:         # the category of each
+    "Which category every capture belongs to; captures are read only where the data set does not know it by itself."
+    if hasattr(samples, "entries"): return [entry.category for entry in samples.entries]
+    return [samples[i].category for i in range(len(samples))]
+
+
+class Chosen(Sequence):
+    "Some captures of a sequence, read when they are asked for."
+    def __init__(self,
+        samples: Sequence,       # all of them
+        numbers: Sequence[int],  # which ones, in which order
+    ):
+        self.samples, self.numbers = samples, list(numbers)
+
+    def __len__(self): return len(self.numbers)
+    def __getitem__(self, i): return self.samples[self.numbers[i]]
+
+
+def by_category(
+    samples: Sequence,  # of any categories, in any order
+) -> dict:              # category -> Chosen
+    "The captures in piles."
+    piles = {}
+    for number, category in enumerate(categories_of(samples)): piles.setdefault(category, []).append(number)
+    return {category: Chosen(samples, numbers) for category, numbers in piles.items()}
+
 # %% ../../nbs/detectors/01_base.ipynb #6f8054a8
-def fuse(self,
-    components: Components,  # from `components`, of this kind of detector
-    **weights,               # any of `weights`; the others take their defaults
-) -> torch.Tensor:           # (N,H,W) float32
-    "Maps from components: pure, cheap, no network."
-    known = {weight.name: weight for weight in self.weights}
-    for name in weights:
-        if name not in known: raise unknown_name(f"{self.name} weight", name, known)
-    return self.combine(components,
-                        **{name: weight.check(weights.get(name, weight.default)) for name, weight in known.items()})
+@patch
+def fit(self: Detector,
+    samples,          # captures of the kind that `learns_from` tells; of one category or of many
+    checkpoint=None,  # file: resume from it where it exists, write to it while learning
+    epochs=None,      # passes over the samples; None: as configured
+    cache=None,       # folder to keep features in
+    accelerator=None, # accelerate.Accelerator: share the work among its processes
+) -> Detector:
+    "Learn; hands itself back."
+    if self.learns_from == "nothing": return self
+    if epochs is not None: epochs = Option(1, low=1).check(f"{self.name}.fit(epochs=...)", epochs)
+    self.fitted = False
+    self.learn(Reading(self, samples, True), checkpoint=checkpoint, epochs=epochs, cache=cache, accelerator=accelerator)
+    self.fitted = True
+    return self
 
 
-def image_scores(self, maps: torch.Tensor) -> torch.Tensor:
-    "One score for each of the (N,H,W) maps: (N,), by the plain rule, the largest pixel."
-    return image_score(maps)
-
-
-def need_fit(self):
+@patch
+def need_fit(self: Detector):
     "Raise when there is nothing learned to predict with."
-    if not self.fitted:
+    if not self.fitted and self.learns_from != "nothing":
         raise DataError(f"detector {self.name!r}", "nothing learned yet", "a trained detector",
                         "Call fit(good_samples) first, or load_detector(path).")
 
+# %% ../../nbs/detectors/01_base.ipynb #1fd610e2
+def gathered(
+    parts,            # for each capture its id, its maps {name: (H,W) or (n,)} and its valid pixels or points
+    count: int,       # how many captures
+    provenance: str,  # where the encoders' weights come from
+) -> Components:
+    "The maps of all captures as one; each is copied to its place as it comes, so that memory is needed once."
+    maps, valid, ids, clouds = {}, None, [], False
+    for i, (name, found, measured) in enumerate(parts):
+        ids.append(name)
+        clouds = measured.ndim == 1
+        if clouds:
+            for key, values in found.items(): maps.setdefault(key, []).append(values.float())
+            valid = [*(valid or []), measured]
+            continue
+        if valid is None:
+            valid = torch.zeros(count, *measured.shape, dtype=torch.bool)
+            maps = {key: torch.zeros(count, *measured.shape) for key in found}
+        if measured.shape != valid.shape[1:]:
+            raise DataError(f"sample {name!r}", f"size {tuple(measured.shape)}", f"{tuple(valid.shape[1:])}, as the others",
+                            "Prepare all samples to the same size.")
+        valid[i] = measured
+        for key, values in found.items(): maps[key][i] = values
+    if not clouds: return Components(maps, valid, ids, provenance)
+    return Components({key: torch.cat(values) for key, values in maps.items()}, torch.cat(valid), ids, provenance,
+                      [len(v) for v in valid])
 
-Detector.fuse, Detector.image_scores, Detector.need_fit = fuse, image_scores, need_fit
+
+@patch
+def stream(self: Detector, reading, cache=None):
+    "Pairs (capture, features), a few captures at a time; without encoders the features are None."
+    for capture in reading: yield capture, None
+
+
+@patch
+def networks(self: Detector):
+    "What `maps_of` computes with."
+    return self.modules
+
+
+@patch
+def valid_of(self: Detector, capture, features) -> torch.Tensor:
+    "Where a capture has a score: its measured pixels; of a cloud every point."
+    if isinstance(capture, Sample): return torch.from_numpy(capture.valid)
+    return torch.ones(len(capture.points), dtype=torch.bool)
+
+
+@patch
+def components(self: Detector,
+    samples,     # captures; samples of one size, clouds of any number of points
+    cache=None,  # folder to keep features in
+) -> Components:
+    "The maps of all captures before fusion."
+    self.need_fit()
+    reading, networks = Reading(self, samples, False), self.networks()
+    pairs = progress(self.stream(reading, cache), f"{self.name} on {self.provenance}", total=len(reading))
+    parts = ((capture.id, self.maps_of(networks, capture, features), self.valid_of(capture, features))
+             for capture, features in pairs)
+    return gathered(parts, len(reading), self.provenance)
+
+# %% ../../nbs/detectors/01_base.ipynb #1c7c4fbf
+@patch
+def fuse(self: Detector,
+    components: Components,  # from `components`, of this kind of detector
+    **weights,               # any of `weights`; the others take their defaults
+):                           # (N,H,W) float32; of clouds a list of (n,) float32
+    "Maps from components: pure, cheap, no network."
+    if not isinstance(components, Components):
+        raise DataError(f"{self.name}.fuse", f"a {type(components).__name__}", "the Components of this detector",
+                        "Call detector.components(samples), or Components(maps, valid).")
+    known = {weight.name: weight for weight in self.weights}
+    for name in weights:
+        if name not in known: raise unknown_name(f"{self.name} weight", name, known)
+    values = {name: weight.check(weights.get(name, weight.default)) for name, weight in known.items()}
+    return components.apart(self.combine(components, **values))
+
+
+@patch
+def image_scores(self: Detector,
+    maps,             # (N,H,W) fused maps; of clouds a list of (n,)
+) -> torch.Tensor:    # (N,)
+    "One score for each capture, by the plain rule: the largest value of its map."
+    return image_score(maps) if check_maps(self, maps) else torch.stack([scores.max() for scores in maps])
+
+
+def check_maps(
+    detector: Detector,
+    maps,            # what `fuse` gave
+) -> bool:           # True: maps of photos; False: a list of clouds' scores
+    "Refuse what is neither (N,H,W) nor a list of clouds' scores."
+    if isinstance(maps, (list, tuple)) and all(one.ndim == 1 for one in maps): return False
+    if getattr(maps, "ndim", 0) == 3: return True
+    raise DataError(f"{detector.name}.image_scores", f"shape {tuple(getattr(maps, 'shape', ()))}", "maps of shape (N,H,W)",
+                    "A single map (H,W) becomes one by maps[None].")
 
 # %% ../../nbs/detectors/01_base.ipynb #6c7dd79d
 DETECTORS: dict = {}
+WRAPPERS: dict = {}  # what `create_detector` can put around a detector; see detectors/04_per_category
 
 
 def register(
@@ -165,56 +397,60 @@ def create_detector(
 ) -> Detector:
     "A detector by name, not trained yet."
     if name not in DETECTORS: raise unknown_name("detector", name, DETECTORS)
-    if per_category:
-        from mmad_nb.detectors.per_category import PerCategory
-        return PerCategory(name, encoders, device, **config)
-    return DETECTORS[name](encoders, device, **config)
+    Option(False).check("per_category", per_category)
+    detector = DETECTORS[name](encoders, device, **config)
+    return WRAPPERS["per_category"](detector) if per_category else detector
 
 # %% ../../nbs/detectors/01_base.ipynb #b81245ee
-FORMAT = 1
+FORMAT = 2
+FILES = {"config.json", "weights.safetensors"}
 
 
-def save_detector(
-    detector: Detector,
-    path,                # folder to write; may exist only if it holds a saved detector
+def _is_ours(path):
+    "Whether a folder holds a saved detector and nothing else."
+    if not path.is_dir() or not {p.name for p in path.iterdir()} <= FILES: return False
+    try: return "detector" in json.loads((path / "config.json").read_text(encoding="utf8"))
+    except (OSError, ValueError, TypeError): return False
+
+
+@patch
+def save(self: Detector,
+    path,                # folder to write; may exist only if it is empty or holds a saved detector
 ):
-    "Write what `detector` learned and its settings; whole or not at all."
-    from safetensors.torch import save_file
-    detector.need_fit()
+    "Write what was learned and all settings; whole or not at all."
+    self.need_fit()
     path = Path(path)
-    if path.exists() and not (path / "config.json").is_file() and (path.is_file() or any(path.iterdir())):
+    if path.exists() and not _is_ours(path) and (path.is_file() or any(path.iterdir())):
         raise DataError(path, "something else with this name", "a new name, or a detector saved before",
                         "Nothing was written; choose another name.")
+    config = {"format": FORMAT, **self.config(), "stands_on": self.fingerprints()}
     with written_beside(path) as beside:
         beside.mkdir()
-        save_file({name: value.detach().cpu().contiguous() for name, value in detector.state().items()},
-                  beside / "weights.safetensors")
-        (beside / "config.json").write_text(json.dumps({"format": FORMAT, **detector.config()}, indent=1),
-                                            encoding="utf8")
-
-
-Detector.save = save_detector
+        write_tensors(beside / "weights.safetensors", self.state())
+        (beside / "config.json").write_text(json.dumps(config, indent=1), encoding="utf8")
 
 # %% ../../nbs/detectors/01_base.ipynb #816f05dd
 def _read_folder(path):
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    "Settings and tensors of a saved detector."
     files = [path / "config.json", path / "weights.safetensors"]
-    missing = [file.name for file in files if not file.is_file()]
+    try: missing = [file.name for file in files if not file.is_file()]
+    except OSError: missing = [file.name for file in files]  # a name that is too long, a folder without permission
     if missing:
         raise DataError(path, f"no {' and no '.join(missing)}", "a folder with config.json and weights.safetensors",
                         "Give the folder that detector.save(path) wrote; half a copy is not enough.")
     try: config = json.loads(files[0].read_text(encoding="utf8"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DataError(files[0], f"text that is not JSON ({error})", "the settings of a detector",
                         "Copy the folder again.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT or "detector" not in config:
+    wanted = {"format", "detector", "encoders", "stands_on"}
+    if not isinstance(config, dict) or config.get("format") != FORMAT or not wanted <= set(config):
         raise DataError(files[0], "settings of another kind", f"a saved detector of format {FORMAT}",
-                        "Is this the folder of another program or version?")
-    try: return config, load_file(files[1])
-    except SafetensorError as error:
-        raise DataError(files[1], f"a broken file ({error})", "whole weights",
-                        "Copy the folder again, or train anew.") from error
+                        "Is this the folder of another program or version? Train again to save it anew.")
+    tensors, _ = read_tensors(files[1])
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise DataError(files[1], f"NaN or infinite numbers in {broken[0]}", "finite weights", "Train again.")
+    return config, tensors
 
 # %% ../../nbs/detectors/01_base.ipynb #04c928e9
 def load_detector(
@@ -225,13 +461,18 @@ def load_detector(
     "A trained detector from disk."
     path = Path(path)
     config, state = _read_folder(path)
-    options = {k: v for k, v in config.items() if k not in ("format", "detector", "encoders")}
     if encoders is None and config["encoders"] == "custom":
         raise DataError(path, "a detector with encoders of its own", "these encoders",
                         "Call load_detector(path, encoders=(image_encoder, point_encoder)).")
-    detector = create_detector(config["detector"], encoders or config["encoders"], device, **options)
+    options = {k: v for k, v in config.items() if k not in ("format", "detector", "encoders", "stands_on")}
+    given = config["encoders"] if encoders is None else encoders
+    detector = create_detector(config["detector"], given, device, **options)
+    other = [name for name, value in detector.fingerprints().items() if config["stands_on"].get(name) != value]
+    if other:
+        raise DataError(path, f"a detector that learned on other encoders ({', '.join(other)})", "the same encoders",
+                        "Hand over the encoders it was trained with, or train again.")
     try: detector.load_state(state)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise DataError(path / "weights.safetensors", str(error).strip().splitlines()[-1].strip(),
                         "weights that fit config.json", "The two files do not belong together.") from error
     detector.fitted = True

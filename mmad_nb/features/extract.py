@@ -219,6 +219,10 @@ class FeatureSet(Sequence):
         if isinstance(i, slice): return FeatureSet(self.files[i], self.sizes[i], self.notes[i], self.folder)
         return Features(**read_tensors(self.files[i])[0], size=tuple(self.sizes[i]))
 
+    def __add__(self, other):
+        "Both sets, one after the other."
+        return FeatureSet(self.files + other.files, self.sizes + other.sizes, self.notes + other.notes, (self.folder, other.folder))
+
     @property
     def fingerprint(self) -> str:
         "16 hexadecimal digits that change with any sample, any weight of the encoders, and the blocks."
