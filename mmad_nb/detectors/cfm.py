@@ -41,11 +41,6 @@ class CFM(PairDetector):
     presets = TRAINING_PRESETS
     weights = CFM_WEIGHTS
 
-    @property
-    def mappers(self):
-        "What CFM learns: both mappers."
-        return self.modules
-
 # %% ../../nbs/detectors/03_cfm.ipynb #887e1e12
 @patch
 def begin(self: CFM, notes):
@@ -56,8 +51,7 @@ def begin(self: CFM, notes):
 @patch
 def stages(self: CFM) -> list:
     "One training, on some or all valid pixels of each sample."
-    count = None if self.options["pixels"] == "all" else self.options["pixels"]
-    return [self.stage(partial(crossmodal_item, count=count, seed=self.options["seed"]), self.loss)]
+    return [self.stage(partial(crossmodal_item, count=self.count, seed=self.options["seed"]), self.loss)]
 
 
 @patch

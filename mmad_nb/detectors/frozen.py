@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from ..core.runtime import DataError, DiskCache
 from ..core.training import adam, readers, train
-from .base import Detector, Option, Weight
+from .base import Chosen, Detector, Option, Weight
 from ..features.extract import FeatureSet, encode_batch, encoder_key, extract, sample_hash
 from ..features.image import ImageEncoder, bfloat16_pays
 from ..features.points import PointEncoder
@@ -28,7 +28,7 @@ from ..scoring.fusion import BLUR, RULES, box_blur, fuse_maps
 
 # %% auto #0
 __all__ = ['PAIR_OPTIONS', 'TRAINING_OPTIONS', 'TRAINING_PRESETS', 'TAPS', 'HELD', 'rule_weights', 'own', 'first_blocks',
-           'check_pair', 'build_encoders', 'Note', 'take_note', 'mask_of', 'Items', 'tensor_bytes', 'held', 'Stage',
+           'check_pair', 'build_encoders', 'Note', 'take_note', 'Items', 'tensor_bytes', 'held', 'Stage',
            'PairDetector', 'training_memory', 'MemoryPanel']
 
 # %% ../../nbs/detectors/02_frozen.ipynb #34b91854
@@ -126,6 +126,13 @@ class Note(NamedTuple):
     category: str
     mask: np.ndarray | None  # packed bits of the defective pixels; None: none
 
+    def mask_of(self,
+        size: tuple,  # (H,W)
+    ):                # (H,W) bool tensor, or None
+        "The mask that was packed."
+        if self.mask is None: return None
+        return torch.from_numpy(np.unpackbits(self.mask, count=math.prod(size)).astype(bool).reshape(size))
+
 
 def take_note(
     sample,    # a Sample
@@ -135,15 +142,6 @@ def take_note(
     check_features(features, sample.id)
     marked = sample.mask is not None and sample.mask.any()
     return Note(sample.id, sample.category, np.packbits(sample.mask) if marked else None)
-
-
-def mask_of(
-    note: Note,
-    size: tuple,  # (H,W)
-):                # (H,W) bool tensor, or None
-    "The mask that was packed into a note."
-    if note.mask is None: return None
-    return torch.from_numpy(np.unpackbits(note.mask, count=math.prod(size)).astype(bool).reshape(size))
 
 
 class Items(Sequence):
@@ -214,6 +212,16 @@ class PairDetector(Detector):
     def blocks(self) -> tuple:
         "Which blocks of the image encoder are read."
         return (self.options["blocks"] - 1,)
+
+    @property
+    def mappers(self):
+        "The learned modules by the name that they have in the papers: mappers from one sensor to the other."
+        return self.modules
+
+    @property
+    def count(self):
+        "How many pixels of a sample are learned from; None for all valid ones."
+        return None if self.options["pixels"] == "all" else self.options["pixels"]
 
     def fingerprints(self):
         return {"image": self.image_encoder.fingerprint, "points": self.point_encoder.fingerprint}
@@ -296,6 +304,18 @@ def networks(self: PairDetector):
 def valid_of(self: PairDetector, sample, features):
     "Pixels that have a feature of both encoders."
     return features.valid
+
+@patch
+def usual(self: PairDetector,
+    samples,            # good ones
+    terms: Callable,    # Components -> list of maps
+    cache=None,         # folder to keep features in
+    most: int = 32,     # how many samples are looked at, spread over all of them
+) -> torch.Tensor:      # one mean for each term
+    "What terms of a fusion are on good samples, on average over valid pixels."
+    some = Chosen(samples, sorted({i * len(samples) // most for i in range(most)}))
+    parts = self.components(some, cache)
+    return torch.stack([term[parts.valid].mean() for term in terms(parts)])
 
 # %% ../../nbs/detectors/02_frozen.ipynb #2f6c8349
 def training_memory(

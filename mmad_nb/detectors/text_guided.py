@@ -5,35 +5,24 @@
 # %% ../../nbs/detectors/06_text_guided.ipynb #0d745c92
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from urllib.parse import quote, unquote
+from functools import partial
 
 import torch
 from fastcore.basics import patch
 
-from ..core.runtime import DataError
-from .base import Chosen, Option, Weight, register
-from .frozen import (PAIR_OPTIONS, TRAINING_OPTIONS, TRAINING_PRESETS, PairDetector, mask_of, rule_weights,
-                                      take_note)
+from .base import Option, Weight, register
+from .frozen import PAIR_OPTIONS, TRAINING_OPTIONS, TRAINING_PRESETS, PairDetector, rule_weights, take_note
 from ..features.extract import extract
-from ..features.zoo import create_encoder
 from ..forge.synthetic import SyntheticTwins
-from ..mapping.crossmodal import TrainingItem, choose_pixels, create_mappers, crossmodal_loss, distance_maps
+from ..mapping.crossmodal import create_mappers, crossmodal_loss, distance_maps
 from ..mapping.geometry_aware import create_geometry_mappers
-from ..mapping.text_adaptor import create_text_mappers, drop_nonfinite
-from ..prompts.states import (MODES, SCORES, PromptText, anchors, create_prompt_modules, labelled_item, prompt_loss,
-                                    prompt_sentences, psi_maps)
+from ..mapping.text_adaptor import drop_nonfinite
+from ..prompts.states import (MODES, SCORES, check_score, create_word_modules, open_sentences, prompt_loss, psi_text,
+                                    worded_item)
 from ..scoring.fusion import BLUR, box_blur
 
 # %% auto #0
-__all__ = ['TEXT_GUIDED_WEIGHTS', 'TEXT_ENCODERS', 'TextGuided', 'check_words', 'text_tower', 'text_item']
-
-# %% ../../nbs/detectors/06_text_guided.ipynb #01e08951
-TEXT_GUIDED_WEIGHTS = (
-    Weight("alpha", "α", 0.5, meaning="Share of the product of both crossmodal distances."),
-    Weight("beta", "β", 0.5, meaning="Share of the distance from the sentences."),
-)
-TEXT_ENCODERS = {"tiny": "tiny_clip", "paper": "ViT-L-14-336.openai"}
+__all__ = ['TextGuided']
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #e5325f12
 @register("text_guided")
@@ -45,126 +34,48 @@ class TextGuided(PairDetector):
         "group_size": Option(32, "Points per group, as in the paper.", 1, 4096),
         "gacm": Option(True, "The geometry-aware mapper; False: the two three-layer mappers of CFM."),
         "octa": Option(True, "Words; False: crossmodal distances alone, fused by CFM's rules."),
-        "prompts": Option("oct", "Which sentences.", choices=tuple(MODES)),
-        "psi_text": Option("distance", "Or the probability of the abnormal anchor, for prompts that have one.", choices=tuple(SCORES)),
+        "prompts": Option("oct", "Which sentences.", choices=MODES),
+        "psi_text": Option("distance", "Or the probability of the abnormal anchor, if there is one.", choices=SCORES),
         "balance": Option(False, "Divide both terms of (16) by their mean on good samples; the paper does not."),
     }
     presets = TRAINING_PRESETS
-    weights = TEXT_GUIDED_WEIGHTS
+    weights = (Weight("alpha", "α", 0.5, meaning="Share of the product of both crossmodal distances."),
+               Weight("beta", "β", 0.5, meaning="Share of the distance from the sentences."))
 
     def set_up(self):
         super().set_up()
-        named = isinstance(self.encoders, str)
-        self.text, self.scale = {}, torch.ones(2)
-        self.text_encoder = TEXT_ENCODERS[self.encoders] if named else (*self.encoders, None)[2]
-        if not self.options["octa"]: self.weights = rule_weights("mul", "0 the photo alone, 1 the shape alone")
-        check_words(self)
-
-    @property
-    def mappers(self):
-        "What is learned: mappers between the sensors, and those that deal with words."
-        return self.modules
-
-    @property
-    def mode(self):
-        "Which sentences there are; None without words."
-        return self.options["prompts"] if self.options["octa"] else None
-
-# %% ../../nbs/detectors/06_text_guided.ipynb #a9385dbd
-def check_words(detector):
-    "Refuse options about words that do not fit together."
-    options = detector.options
-    if options["prompts"] == "oct" and options["psi_text"] == "probability":
-        raise DataError("text_guided option 'psi_text'", "'probability' with prompts='oct'", "'distance'",
-                        "Object-conditioned text has no abnormal anchor; choose prompts='cpe' or 'apg'.")
-    if options["octa"] and detector.text_encoder is None:
-        raise DataError("text_guided", "two encoders", "three: image, points and text",
-                        "Give encoders=(image, points, text), or switch the words off with octa=False.")
-
-# %% ../../nbs/detectors/06_text_guided.ipynb #0a8b769e
-@lru_cache(maxsize=1)
-def text_tower(
-    name: str,    # of a text encoder, as for create_encoder
-    device: str,  # where it computes
-):                # a ClipEncoder
-    "The text encoder of that name, loaded once for all detectors."
-    return create_encoder(name, device=device)
-
-
-@patch
-def sentences(self: TextGuided,
-    category: str,    # as a folder is called
-) -> PromptText:      # (1,n,D) unit vectors
-    "The vectors of a category's sentences; the text encoder is loaded only for a category that is not known yet."
-    if not category:
-        raise DataError("text_guided", "a sample without category", "the name of what it shows",
-                        "Give the sample a category: the sentences need a word.")
-    if category not in self.text:
-        tower = self.text_encoder
-        if isinstance(tower, str): tower = text_tower(tower, self.device)
-        pair = prompt_sentences(self.options["prompts"], category)
-        self.text[category] = PromptText(*(tower.encode_text(s)[None] if s else None for s in pair))
-    return self.text[category]
-
-
-@patch
-def gather(self: TextGuided,
-    categories,       # names
-) -> PromptText:      # (C,n,D)
-    "The sentences of several categories, stacked."
-    parts = [self.sentences(name) for name in categories]
-    return PromptText(*(None if kind[0] is None else torch.cat(kind) for kind in zip(*parts)))
+        mode, self.scale = self.options["prompts"], torch.ones(2)
+        check_score(mode, self.options["psi_text"])
+        self.mode, self.names = mode if self.options["octa"] else None, []  # mode None: no words
+        if self.mode: self.text = open_sentences(mode, self.encoders, self.device)
+        else: self.weights = rule_weights("mul", "0 the photo alone, 1 the shape alone")
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #a28ba519
 @patch
 def features(self: TextGuided, reading, cache=None, accelerator=None):
-    "Features of good samples, followed by those of their damaged twins where the prompts want something abnormal."
-    good = PairDetector.features(self, reading, cache, accelerator)
+    "Features of good samples, and of their damaged twins where the prompts want something abnormal."
+    good, self.good = PairDetector.features(self, reading, cache, accelerator), len(reading)
     if self.mode in (None, "oct"): return good
     twins = SyntheticTwins(reading, self.options["seed"])
     return good + extract(twins, self.image_encoder, self.point_encoder, self.blocks, cache, accelerator, note=take_note)
 
-
 @patch
-def begin(self: TextGuided, notes, text_dim: int | None = None):
+def begin(self: TextGuided, notes, text_dim=None):
     "Fresh modules; the categories of the samples get their sentences, whose vectors have `text_dim` numbers."
-    create = create_geometry_mappers if self.options["gacm"] else create_mappers
-    self.modules, self.scale = create(*self.dims, self.options["seed"]), torch.ones(2)
+    create, seed = create_geometry_mappers if self.options["gacm"] else create_mappers, self.options["seed"]
+    self.modules, self.scale = create(*self.dims, seed), torch.ones(2)
     if notes and self.mode:
-        self.names, self.text = sorted({note.category for note in notes}), {}  # sentences of an earlier training are forgotten
-        self.learned = self.gather(self.names)
+        self.text.clear()  # sentences of an earlier training are forgotten
+        self.names = sorted({note.category for note in notes})
+        self.learned = self.text.gather(self.names)
         text_dim = self.learned.normal.shape[-1]
-    if self.mode:
-        self.modules.update(create_text_mappers(*self.dims, text_dim, self.options["seed"]))
-        self.modules.update(create_prompt_modules(self.mode, text_dim, self.options["seed"]))
+    if self.mode: self.modules.update(create_word_modules(self.mode, self.dims, text_dim, seed))
     self.modules.to(self.device)
-
-
-def text_item(
-    features,     # Features of a sample
-    note,         # its Note
-    number: int,  # of the sample
-    count,        # pixels to learn from; None: all valid ones
-    seed: int,
-    good: int,    # how many good samples there are; their twins have the numbers from there on
-    mode,         # which sentences
-    names: list,  # of all categories
-):                # TrainingItem, or LabelledItem where there are damaged twins
-    "A sample as the loss sees it, with the number of its category."
-    if mode in (None, "oct"): item = TrainingItem(features, choose_pixels(features, count, seed + number))
-    else: item = labelled_item(features, mask_of(note, features.size), count, seed + number % good)
-    item.category = names.index(note.category) if names else 0
-    return item
-
-# %% ../../nbs/detectors/06_text_guided.ipynb #58abcbff
 @patch
-def stages(self: TextGuided) -> list:
-    "One training, with L_vis + L_text; gradients that are not finite are left out."
-    options, twins = self.options, self.mode not in (None, "oct")
-    make = partial(text_item, count=None if options["pixels"] == "all" else options["pixels"], seed=options["seed"],
-                   good=self.count // 2 if twins else self.count, mode=self.mode, names=self.names if self.mode else [])
+def stages(self: TextGuided):
+    "One training; gradients that are not finite are left out."
+    make = partial(worded_item, count=self.count, seed=self.options["seed"], good=self.good, mode=self.mode, names=self.names)
     return [self.stage(make, self.loss, check=drop_nonfinite)]
-
 
 @patch
 def loss(self: TextGuided, items):
@@ -174,69 +85,42 @@ def loss(self: TextGuided, items):
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #52bc55f3
 @patch
-@torch.no_grad()
-def anchor(self: TextGuided,
-    category: str,  # one that was trained, or any other that the text encoder has words for
-) -> tuple:         # (D,) normal, (D,) abnormal or None
-    "What the adaptor says about a category."
-    found = anchors(self.mode, self.modules, self.sentences(category))
-    return tuple(None if one is None else one[0] for one in found)
-
-
-@patch
-def maps_of(self: TextGuided, networks, sample, features) -> dict:
-    "Ψ_rgb, Ψ_3d (called xyz) and, with words, Ψ_text."
-    maps = distance_maps(networks, features)
-    if self.mode:
-        parts = psi_maps(networks, features, *self.anchor(sample.category), self.options["psi_text"])
-        maps["text"] = parts["rgb_text"] * parts["xyz_text"]                                             # (14)
-        product, text = self.scale.tolist()  # 1 and 1, unless both terms of (16) are to be balanced
-        maps = {"rgb": maps["rgb"] / product ** .5, "xyz": maps["xyz"] / product ** .5, "text": maps["text"] / text}
-    return maps
-
+def maps_of(self: TextGuided, networks, sample, features):
+    "Ψ_rgb, Ψ_3d (called xyz) and, with words, Ψ_text; each divided by its scale, which is 1 without `balance`."
+    maps = distance_maps(networks, features)                                                       # (12), (13)
+    if not self.mode: return maps
+    words = psi_text(self.mode, networks, self.text[sample.category], features, self.options["psi_text"])  # (14)
+    product, text = self.scale.tolist()
+    return {"rgb": maps["rgb"] / product ** .5, "xyz": maps["xyz"] / product ** .5, "text": words / text}
 
 @patch
-def combine(self: TextGuided, components, **weights) -> torch.Tensor:
+def combine(self: TextGuided, components, **weights):
     "Equation 16, then smoothing; without words the rules of CFM."
     if not self.mode: return PairDetector.combine(self, components, **weights)
-    alpha, beta = weights["alpha"], weights["beta"]
-    fused = alpha * (components["rgb"] * components["xyz"]) + beta * components["text"]                  # (16)
+    product = components["rgb"] * components["xyz"]
+    fused = weights["alpha"] * product + weights["beta"] * components["text"]                            # (16)
     return box_blur(fused, BLUR if self.options["blur"] else ())
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #1c4e2a20
 @patch
-def learn(self: TextGuided, reading, checkpoint=None, epochs=None, cache=None, accelerator=None):
-    "Learn what colour, shape and words have to do with each other on good samples."
-    self.count = len(reading) * (1 if self.mode in (None, "oct") else 2)
-    PairDetector.learn(self, reading, checkpoint, epochs, cache, accelerator)
-    if self.mode and self.options["balance"]: self.scale = self.mean_terms(reading.captures, cache)
-
-
-@patch
-def mean_terms(self: TextGuided, samples, cache=None, most=32) -> torch.Tensor:
-    "Means of Ψ_rgb ⊙ Ψ_3d and of Ψ_text over the valid pixels of up to `most` samples, spread over all of them."
-    some, self.scale, self.fitted = Chosen(samples, sorted({i * len(samples) // most for i in range(most)})), torch.ones(2), True
-    parts = self.components(some, cache)
-    return torch.stack([term[parts.valid].mean() for term in (parts["rgb"] * parts["xyz"], parts["text"])])
+def learn(self: TextGuided, reading, cache=None, **how):
+    "Learn what colour, shape and words have to do with each other; then the means by which both terms are balanced."
+    PairDetector.learn(self, reading, cache=cache, **how)
+    if not (self.mode and self.options["balance"]): return
+    self.fitted, terms = True, lambda parts: [parts["rgb"] * parts["xyz"], parts["text"]]
+    self.scale = self.usual(reading.captures, terms, cache)
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #14eae5f7
 @patch
-def state(self: TextGuided) -> dict:
-    "What was learned, and the vectors of the sentences: `text/bagel/normal` and the like."
-    words = {f"text/{quote(category, safe='')}/{kind}": vectors for category, text in self.text.items()
-             for kind, vectors in text._asdict().items() if vectors is not None}
-    return self.modules.state_dict() | words | {"scale": self.scale}
-
+def state(self: TextGuided):
+    "What was learned, with the vectors of the sentences and the scale of both terms."
+    return self.modules.state_dict() | (self.text.tensors() if self.mode else {}) | {"scale": self.scale}
 
 @patch
-def load_state(self: TextGuided, state: dict):
+def load_state(self: TextGuided, state):
     "Put back what `state` gave."
-    found = {}
-    for name in [name for name in state if name.startswith("text/")]:
-        _, category, kind = name.split("/")
-        found.setdefault(unquote(category), {})[kind] = state[name].to(self.device)
-    self.text = {category: PromptText(kinds["normal"], kinds.get("abnormal")) for category, kinds in found.items()}
-    self.begin([], next(iter(self.text.values())).normal.shape[-1] if self.text else None)
+    if self.mode: self.text.restore(state, self.device)
+    self.begin([], next(iter(self.text.values())).normal.shape[-1] if self.mode else None)
     self.modules.load_state_dict({k: v for k, v in state.items() if k != "scale" and not k.startswith("text/")})
     self.modules.eval()
     self.scale = state["scale"].cpu()

@@ -5,13 +5,18 @@
 # %% ../../nbs/mapping/04_memory.ipynb #961b7368
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 
 from ..core.runtime import DataError, unknown_name
+from ..features.extract import Features, Mixing
 
 # %% auto #0
 __all__ = ['CHOICES', 'check_rows', 'nearest', 'random_projection', 'greedy_coreset', 'covering_radius', 'random_choice',
-           'choose_rows', 'toy_rows', 'draw_choice', 'reweight', 'CoresetPanel']
+           'choose_rows', 'toy_rows', 'draw_choice', 'reweight', 'seen_patches', 'patch_rows', 'spread',
+           'usual_distance', 'remember', 'CoresetPanel']
 
 # %% ../../nbs/mapping/04_memory.ipynb #fd72614b
 def check_rows(
@@ -163,6 +168,72 @@ def reweight(
     spread = (queries[worst].float() - bank[around].float()).norm(dim=1) / queries.shape[1] ** 0.5
     own = distance[worst, 0] / queries.shape[1] ** 0.5
     return 1 - (own - spread.logsumexp(0)).exp().item()
+
+# %% ../../nbs/mapping/04_memory.ipynb #92b7360b
+def seen_patches(
+    features: Features,  # of one sample
+) -> torch.Tensor:       # (h,w) bool
+    "Image patches that hold at least one measured pixel."
+    measured = torch.zeros(math.prod(features.size))
+    measured[features.pixel] = 1
+    return F.adaptive_max_pool2d(measured.reshape(1, *features.size), features.image.shape[1:])[0] > 0
+
+
+def patch_rows(
+    features: Features,  # of one sample
+    pool: int = 1,       # odd: mean over pool x pool patches first; 1 changes nothing
+) -> dict:               # "rgb": (n,Ci), "xyz": (G,Cp)
+    "What is remembered of one sample, or compared with the memory."
+    image = F.avg_pool2d(features.image[None], pool, 1, pool // 2, count_include_pad=False)[0]
+    return {"rgb": image[:, seen_patches(features)].T.contiguous(), "xyz": features.points}
+
+# %% ../../nbs/mapping/04_memory.ipynb #4a4cf756
+def spread(
+    scores: torch.Tensor,  # (n,) of the rows that have one
+    on: torch.Tensor,      # (patches,) bool: which have one
+    matrix: Mixing,        # (H*W x patches)
+    valid: torch.Tensor,   # (H,W) bool
+) -> torch.Tensor:         # (H,W) float32, 0 where not valid
+    "Scores of patches as a map, interpolated among those patches that have a score."
+    both = torch.zeros(len(on), 2)
+    both[on, 0], both[on, 1] = scores.float().cpu(), 1.0
+    total, weight = (matrix @ both).T
+    return torch.where(valid.flatten(), total / weight.clamp(min=1e-6), 0).reshape(valid.shape)
+
+# %% ../../nbs/mapping/04_memory.ipynb #ea6d5a52
+def usual_distance(
+    rows: list,            # (n_i,C) for each sample
+    bank: torch.Tensor,    # (M,C) the rows that were kept
+    origin: torch.Tensor,  # (M,) number of the sample that each came from
+    most: int = 50,        # ask at most this many samples
+) -> float:                # 1 if there is nothing to compare with
+    "Mean distance of a good patch to the rows that other samples left in the bank."
+    found = []
+    for i in torch.linspace(0, len(rows) - 1, min(most, len(rows))).long().tolist():
+        others = bank[origin != i]
+        if len(others): found.append(nearest(rows[i], others)[0].mean())
+    if not found:  # a single sample: its rows that were not kept
+        distance = nearest(rows[0], bank)[0]
+        found = [distance[distance > 0].mean()] if (distance > 0).any() else []
+    usual = torch.stack(found).mean().item() if found else 1.0
+    return usual if usual > 0 else 1.0
+
+# %% ../../nbs/mapping/04_memory.ipynb #f31d6977
+def remember(
+    rows: list,                  # (n_i,C) for each sample
+    share: float,                # of the rows to keep; above 1: how many
+    choice: str = "greedy",      # or "random"
+    seed: int = 0,
+    dim: int | None = 128,       # of the projection by which `greedy` chooses
+) -> tuple:                      # bank (M,C), usual distance
+    "The bank of one sensor and its unit."
+    everything = torch.cat(rows)
+    check_rows(everything, "memory bank")
+    count = math.ceil(share * len(everything)) if share <= 1 else int(share)
+    chosen = choose_rows(everything, count, choice, seed, dim)
+    origin = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in rows]))
+    bank = everything[chosen]
+    return bank, usual_distance(rows, bank, origin[chosen])
 
 # %% ../../nbs/mapping/04_memory.ipynb #fd0c71cc
 class CoresetPanel:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
-from typing import NamedTuple, Sequence
+from functools import cached_property, lru_cache
+from typing import Callable, NamedTuple, Sequence
+from urllib.parse import quote, unquote
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +16,16 @@ from torch import nn
 
 from ..core.runtime import DataError, png_bytes, unknown_name
 from ..features.extract import Features
+from ..features.zoo import create_encoder
 from ..mapping.crossmodal import TrainingItem, choose_pixels, crossmodal_loss, map_pixels
-from ..mapping.text_adaptor import category_words, object_sentences, text_maps, total_loss
+from ..mapping.text_adaptor import category_words, create_text_mappers, object_sentences, text_maps, total_loss
 
 # %% auto #0
-__all__ = ['WHOLE', 'BROKEN', 'VIEWS', 'FLAWS', 'MODES', 'SCORES', 'ensemble_sentences', 'described_sentences', 'AbnormalPrompts',
-           'PromptText', 'prompt_sentences', 'encode_prompts', 'create_prompt_modules', 'mean_sentence', 'anchors',
-           'LabelledItem', 'labelled_item', 'anchor_cosines', 'pixel_contrast', 'contrastive_loss', 'prompt_loss',
-           'psi_maps', 'psi_text', 'ContrastPanel']
+__all__ = ['WHOLE', 'BROKEN', 'VIEWS', 'FLAWS', 'MODES', 'TEXT_ENCODERS', 'SCORES', 'ensemble_sentences', 'described_sentences',
+           'AbnormalPrompts', 'PromptText', 'prompt_sentences', 'encode_prompts', 'Sentences', 'text_tower',
+           'open_sentences', 'create_prompt_modules', 'create_word_modules', 'mean_sentence', 'anchors', 'LabelledItem',
+           'labelled_item', 'worded_item', 'anchor_cosines', 'pixel_contrast', 'contrastive_loss', 'prompt_loss',
+           'check_score', 'psi_maps', 'psi_text', 'ContrastPanel']
 
 # %% ../../nbs/prompts/01_states.ipynb #ac055777
 WHOLE = ("{}", "intact {}", "flawless {}", "spotless {}", "{} in perfect condition", "{} without any defect")
@@ -103,6 +106,71 @@ def encode_prompts(
     vectors = lambda which: torch.stack([encoder.encode_text(pair[which]) for pair in pairs])
     return PromptText(vectors(0), vectors(1) if pairs[0][1] else None)
 
+# %% ../../nbs/prompts/01_states.ipynb #3fe86146
+class Sentences(dict):
+    "category -> its PromptText, (1,n,D) vectors; one that is missing is asked of the text encoder."
+    def __init__(self,
+        mode: str,        # one of MODES
+        tower: Callable,  # () -> the text encoder
+    ):
+        super().__init__()
+        self.mode, self.tower = mode, tower
+
+    def __missing__(self, category):
+        if not category:
+            raise DataError("sentences", "a sample without category", "the name of what it shows",
+                            "Give the sample a category: the sentences need a word.")
+        self[category] = encode_prompts(self.mode, [category], self.tower())
+        return self[category]
+
+    def gather(self,
+        categories: Sequence[str],
+    ) -> PromptText:  # (C,n,D)
+        "The sentences of several categories, stacked."
+        parts = zip(*(self[name] for name in categories))
+        return PromptText(*(None if kind[0] is None else torch.cat(kind) for kind in parts))
+
+    def tensors(self) -> dict:
+        "`text/bagel/normal` and the like -> vectors; a slash in a category is written as %2F."
+        return {f"text/{quote(category, safe='')}/{kind}": vectors for category, text in self.items()
+                for kind, vectors in text._asdict().items() if vectors is not None}
+
+    def restore(self,
+        tensors: dict,  # that hold, among others, what `tensors` gave
+        device,         # where the vectors are to be
+    ):
+        "Put back what `tensors` gave."
+        found = {}
+        for name in tensors:
+            if not name.startswith("text/"): continue
+            _, category, kind = name.split("/")
+            found.setdefault(unquote(category), {})[kind] = tensors[name].to(device)
+        self.update({name: PromptText(kinds["normal"], kinds.get("abnormal")) for name, kinds in found.items()})
+
+TEXT_ENCODERS = {"tiny": "tiny_clip", "paper": "ViT-L-14-336.openai"}
+
+
+@lru_cache(maxsize=1)
+def text_tower(
+    name: str,    # of a text encoder, as for create_encoder
+    device: str,  # where it computes
+):                # a ClipEncoder
+    "The text encoder of that name, loaded once for all detectors."
+    return create_encoder(name, device=device)
+
+
+def open_sentences(
+    mode: str,    # one of MODES
+    encoders,     # "tiny", "paper", or (image, points, text)
+    device,       # where the text encoder computes
+) -> Sentences:   # still empty
+    "The sentences of a detector that was made with these encoders."
+    if isinstance(encoders, str): return Sentences(mode, lambda: text_tower(TEXT_ENCODERS[encoders], device))
+    if len(encoders) < 3 or encoders[2] is None:
+        raise DataError("encoders", "no text encoder", "three encoders: image, points and text",
+                        "Give encoders=(image, points, text), or switch the words off.")
+    return Sentences(mode, lambda: encoders[2])
+
 # %% ../../nbs/prompts/01_states.ipynb #ce686641
 def create_prompt_modules(
     mode: str,      # one of MODES
@@ -114,6 +182,17 @@ def create_prompt_modules(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.ModuleDict({"generator": AbnormalPrompts(text_dim)} if mode == "apg" else {})
+
+def create_word_modules(
+    mode: str,      # one of MODES
+    dims: tuple,    # length of an image feature and of a point feature
+    text_dim: int,  # length of a text vector
+    seed: int = 0,  # of the initial weights
+) -> nn.ModuleDict:
+    "All networks that deal with words, with fresh weights."
+    modules = create_text_mappers(*dims, text_dim, seed)
+    modules.update(create_prompt_modules(mode, text_dim, seed))
+    return modules
 
 # %% ../../nbs/prompts/01_states.ipynb #08be5d08
 def mean_sentence(
@@ -174,6 +253,23 @@ def labelled_item(
         bad = some(pixels[marked[pixels]], count // 2)
         pixels = torch.cat([bad, some(pixels[~marked[pixels]], count - len(bad))]).sort().values
     return LabelledItem(features, pixels, marked[pixels])
+
+# %% ../../nbs/prompts/01_states.ipynb #b1f23244
+def worded_item(
+    features: Features,  # of one sample
+    note,                # its category and the packed mask of its synthetic anomaly, see detectors/02_frozen
+    number: int,         # of the sample; it decides with `seed` which pixels
+    count=None,          # how many pixels; None for all valid ones
+    seed: int = 0,
+    good: int = 1,       # how many good samples there are; their damaged twins have the numbers from there on
+    mode=None,           # one of MODES; None without words
+    names: Sequence = (),  # of all categories
+) -> TrainingItem:       # a LabelledItem where the mode needs damaged twins
+    "A sample as the losses with words see it; `category` is the number of its row of sentences."
+    if mode in (None, "oct"): item = TrainingItem(features, choose_pixels(features, count, seed + number))
+    else: item = labelled_item(features, note.mask_of(features.size), count, seed + number % good)
+    item.category = names.index(note.category) if names else 0
+    return item
 
 # %% ../../nbs/prompts/01_states.ipynb #e43ffa74
 def anchor_cosines(
@@ -236,6 +332,17 @@ def prompt_loss(
 SCORES = ("distance", "probability")
 
 
+def check_score(
+    mode: str,   # one of MODES
+    score: str,  # one of SCORES
+):
+    "Refuse a score that needs an abnormal anchor where the mode has none."
+    if score not in SCORES: raise unknown_name("score", score, SCORES)
+    if mode == "oct" and score == "probability":
+        raise DataError("score 'probability'", "no abnormal anchor", "one, for probabilities",
+                        "Object-conditioned text (oct) has none: use 'distance', or prompts 'cpe' or 'apg'.")
+
+
 def psi_maps(
     modules: nn.ModuleDict,                # from create_text_mappers
     features: Features,                    # of one sample
@@ -246,12 +353,9 @@ def psi_maps(
     chunk: int = 1024,                     # pixels at a time
 ) -> dict:                                 # "rgb_text" and "xyz_text": (H,W) float32, 0 on invalid pixels
     "The two factors of Ψ_text: distances to the normal anchor, or probabilities of the abnormal one."
-    if score not in SCORES: raise unknown_name("score", score, SCORES)
+    check_score("oct" if abnormal is None else "cpe", score)
     near = text_maps(modules, features, normal, chunk)
     if score == "distance": return near
-    if abnormal is None:
-        raise DataError("psi_maps", "no abnormal anchor", "one, for probabilities",
-                        'Mode "oct" has none: use score="distance", or train another mode.')
     far = text_maps(modules, features, abnormal, chunk)
     chance = lambda name: torch.sigmoid((near[name] ** 2 - far[name] ** 2) / (2 * temperature))
     return {name: chance(name) * features.valid for name in near}
