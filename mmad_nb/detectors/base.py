@@ -166,7 +166,7 @@ class Detector:
         self.options = {name: preset.get(name) if v is None else v for name, v in self.options.items()}
         self.set_up()
 
-    def set_up(self): "Build what is needed before learning, such as encoders, and check options that depend on each other."
+    def set_up(self): "Build what is needed before learning, and check options that depend on each other."
 
     def config(self) -> dict:
         "Everything needed to build this detector again, apart from what it learned."
@@ -192,7 +192,8 @@ class Reading(Sequence):
         learning: bool,  # whether they are to be learned from
     ):
         where = f"{detector.name}.{'fit' if learning else 'components'}"
-        if isinstance(captures, (Sample, Cloud, str)) or not all(hasattr(captures, m) for m in ("__len__", "__getitem__")):
+        indexed = all(hasattr(captures, method) for method in ("__len__", "__getitem__"))
+        if isinstance(captures, (Sample, Cloud, str)) or not indexed:
             raise DataError(where, f"a {type(captures).__name__}", "a list of captures, or a data set",
                             "Put a single one into a list: [sample].")
         if len(captures) == 0: raise DataError(where, "no sample", "at least one", "Is the split empty?")
@@ -204,7 +205,8 @@ class Reading(Sequence):
         capture = self.captures[i]
         if not isinstance(capture, self.detector.takes):
             kinds = " or ".join({Sample: "RGB-3D samples", Cloud: "clouds"}[kind] for kind in self.detector.takes)
-            raise DataError(self.where, f"a {type(capture).__name__}", kinds, "Choose a detector that takes this, or other data.")
+            raise DataError(self.where, f"a {type(capture).__name__}", kinds,
+                            "Choose a detector that takes this, or other data.")
         if self.learning: self._check(capture)
         return capture
 
@@ -258,8 +260,8 @@ def fit(self: Detector,
     "Learn; hands itself back."
     if self.learns_from == "nothing": return self
     if epochs is not None: epochs = Option(1, low=1).check(f"{self.name}.fit(epochs=...)", epochs)
-    self.fitted = False
-    self.learn(Reading(self, samples, True), checkpoint=checkpoint, epochs=epochs, cache=cache, accelerator=accelerator)
+    reading, self.fitted = Reading(self, samples, True), False
+    self.learn(reading, checkpoint=checkpoint, epochs=epochs, cache=cache, accelerator=accelerator)
     self.fitted = True
     return self
 
@@ -290,8 +292,8 @@ def gathered(
             valid = torch.zeros(count, *measured.shape, dtype=torch.bool)
             maps = {key: torch.zeros(count, *measured.shape) for key in found}
         if measured.shape != valid.shape[1:]:
-            raise DataError(f"sample {name!r}", f"size {tuple(measured.shape)}", f"{tuple(valid.shape[1:])}, as the others",
-                            "Prepare all samples to the same size.")
+            raise DataError(f"sample {name!r}", f"size {tuple(measured.shape)}",
+                            f"{tuple(valid.shape[1:])}, as the others", "Prepare all samples to the same size.")
         valid[i] = measured
         for key, values in found.items(): maps[key][i] = values
     if not clouds: return Components(maps, valid, ids, provenance)
@@ -363,8 +365,8 @@ def check_maps(
     "Refuse what is neither (N,H,W) nor a list of clouds' scores."
     if isinstance(maps, (list, tuple)) and all(one.ndim == 1 for one in maps): return False
     if getattr(maps, "ndim", 0) == 3: return True
-    raise DataError(f"{detector.name}.image_scores", f"shape {tuple(getattr(maps, 'shape', ()))}", "maps of shape (N,H,W)",
-                    "A single map (H,W) becomes one by maps[None].")
+    raise DataError(f"{detector.name}.image_scores", f"shape {tuple(getattr(maps, 'shape', ()))}",
+                    "maps of shape (N,H,W)", "A single map (H,W) becomes one by maps[None].")
 
 # %% ../../nbs/detectors/01_base.ipynb #6c7dd79d
 DETECTORS: dict = {}

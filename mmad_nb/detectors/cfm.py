@@ -11,7 +11,7 @@ import torch
 from fastcore.basics import patch
 
 from .base import Option, check_maps, register
-from .frozen import PAIR_OPTIONS, TRAINING_OPTIONS, TRAINING_PRESETS, PairDetector, Stage, rule_weights
+from .frozen import PAIR_OPTIONS, TRAINING_OPTIONS, PairDetector, rule_weights
 from ..mapping.crossmodal import TrainingItem, choose_pixels, create_mappers, crossmodal_loss, distance_maps
 from ..scoring.fusion import image_score
 
@@ -38,7 +38,6 @@ class CFM(PairDetector):
     "Crossmodal feature mapping: where colour and shape do not announce each other, something is wrong."
     defaults = {**PAIR_OPTIONS, **TRAINING_OPTIONS,
                 "release_scores": Option(False, "Image score of the published code instead of the plain maximum.")}
-    presets = TRAINING_PRESETS
     weights = CFM_WEIGHTS
 
 # %% ../../nbs/detectors/03_cfm.ipynb #887e1e12

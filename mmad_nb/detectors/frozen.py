@@ -34,7 +34,8 @@ __all__ = ['PAIR_OPTIONS', 'TRAINING_OPTIONS', 'TRAINING_PRESETS', 'TAPS', 'HELD
 # %% ../../nbs/detectors/02_frozen.ipynb #34b91854
 PAIR_OPTIONS = {
     "blocks": Option(12, "First blocks of both encoders to use; the papers prune to 12, 8 or 4.", choices=(12, 8, 4)),
-    "group_size": Option(None, "Points per group; None: what the point encoder was made for.", 1, 4096, also=(None,), kind=int),
+    "group_size": Option(None, "Points per group; None: what the point encoder was made for.", 1, 4096, also=(None,),
+                         kind=int),
     "seed": Option(0, "Of everything that is drawn at random.", 0, 2**63 - 1),
     "blur": Option(True, "Box means after fusion: 5x5 five times, 7x7 three times."),
     "compute_dtype": Option("float32", "bfloat16: encoders in half the memory, and faster where the hardware can.",
@@ -42,7 +43,8 @@ PAIR_OPTIONS = {
 }
 TRAINING_OPTIONS = {
     "epochs": Option(None, "Passes over the samples; None: as the preset says.", 1, 10**6, also=(None,), kind=int),
-    "pixels": Option(None, "Random valid pixels of a sample that are learned from, or 'all'.", 1, also=("all", None), kind=int),
+    "pixels": Option(None, "Random valid pixels of a sample that are learned from, or 'all'.", 1, also=("all", None),
+                     kind=int),
     "batch_size": Option(None, "Samples per step; None: as the preset says.", 1, 10**6, also=(None,), kind=int),
     "lr": Option(1e-3, "Learning rate.", 1e-9, 10),
 }
@@ -94,8 +96,8 @@ def check_pair(
     given = tuple(encoders) if isinstance(encoders, (list, tuple)) else ()
     if len(given) < len(kinds) or not all(map(isinstance, given, kinds)):
         found = f"({', '.join(type(e).__name__ for e in given)})" if given else f"a {type(encoders).__name__}"
-        raise DataError(f"{where}(encoders=...)", found, f"'tiny', 'paper' or ({', '.join(k.__name__ for k in kinds)}, ...)",
-                        "Give the encoders in this order.")
+        wanted = f"'tiny', 'paper' or ({', '.join(k.__name__ for k in kinds)}, ...)"
+        raise DataError(f"{where}(encoders=...)", found, wanted, "Give the encoders in this order.")
 
 
 def build_encoders(
@@ -114,8 +116,8 @@ def build_encoders(
         if len(points.model.blocks["blocks"]) < blocks:
             raise DataError(f"{where} option 'blocks'", f"{blocks}", f"at most {len(points.model.blocks['blocks'])}",
                             "The encoder that was handed over has no more.")
-    network = first_blocks(own(points.model, device, dtype), blocks)
-    points = PointEncoder(points.name, network, points.provenance, points.groups, group_size or points.group_size, device, dtype)
+    network, group_size = first_blocks(own(points.model, device, dtype), blocks), group_size or points.group_size
+    points = PointEncoder(points.name, network, points.provenance, points.groups, group_size, device, dtype)
     image = ImageEncoder(image.name, own(image.model, device, dtype), image.provenance, device, dtype)
     return image, points
 
@@ -193,15 +195,18 @@ class Stage:
 # %% ../../nbs/detectors/02_frozen.ipynb #1dd0010e
 class PairDetector(Detector):
     "A detector on two frozen encoders, one of the photo and one of the points."
+    presets = TRAINING_PRESETS
+
     def set_up(self):
         options = self.options
         self.dtype = getattr(torch, options["compute_dtype"])
-        self.image_encoder, self.point_encoder = self.encoder_pair()
+        self.pair = self.image_encoder, self.point_encoder = self.encoder_pair()
         self.provenance = self.image_encoder.provenance
 
     def encoder_pair(self):
         "Both encoders; replaced by detectors that take others."
-        return build_encoders(self.name, self.encoders, self.device, self.options["blocks"], self.options["group_size"], self.dtype)
+        options = self.options
+        return build_encoders(self.name, self.encoders, self.device, options["blocks"], options["group_size"], self.dtype)
 
     @property
     def dims(self) -> tuple:
@@ -234,13 +239,16 @@ class PairDetector(Detector):
 
     def stage(self, item, loss, **more) -> Stage:
         "A stage with the detector's own options."
-        options = self.options
-        return Stage(dict(self.modules.items()), item, loss, options["epochs"], options["batch_size"], options["lr"], **more)
+        passes = (self.options[name] for name in ("epochs", "batch_size", "lr"))
+        return Stage(dict(self.modules.items()), item, loss, *passes, **more)
 
     def combine(self, components, rule, alpha):
         "Fuse both maps by rule and share, and smooth the result."
-        fused = fuse_maps(components["rgb"], components["xyz"], rule, alpha)
-        return box_blur(fused, BLUR if self.options["blur"] else ())
+        return self.smooth(fuse_maps(components["rgb"], components["xyz"], rule, alpha))
+
+    def smooth(self, maps):
+        "The blur after fusion, unless it is switched off."
+        return box_blur(maps, BLUR if self.options["blur"] else ())
 
     def state(self):
         "What was learned."
@@ -250,13 +258,12 @@ class PairDetector(Detector):
         "Put back what `state` gave."
         self.begin([])
         self.modules.load_state_dict(state)
-        self.modules.eval()
 
 # %% ../../nbs/detectors/02_frozen.ipynb #47aada2c
 @patch
 def features(self: PairDetector, reading, cache=None, accelerator=None) -> FeatureSet:
     "The features of all samples to learn from, with their notes, on disk."
-    return extract(reading, self.image_encoder, self.point_encoder, self.blocks, cache, accelerator, note=take_note)
+    return extract(reading, *self.pair, self.blocks, cache, accelerator, note=take_note)
 
 
 @patch
@@ -264,38 +271,39 @@ def learn(self: PairDetector, reading, checkpoint=None, epochs=None, cache=None,
     "Train every stage; `curve` keeps the losses of all of them, pass by pass."
     features = self.features(reading, cache, accelerator)
     sizes = set(map(tuple, features.sizes))
-    if len(sizes) > 1: raise DataError(reading.where, f"samples of sizes {sorted(sizes)}", "one size", "Prepare them to one size.")
+    if len(sizes) > 1: raise DataError(reading.where, f"sizes {sorted(sizes)}", "one size", "Prepare the samples to one size.")
     self.begin(features.notes)
-    self.curve = []
-    settings = {name: value for name, value in self.config().items() if name != "epochs"} | {"samples": features.fingerprint}
+    self.curve, settings = [], {**self.config(), "samples": features.fingerprint}
+    settings.pop("epochs", None)  # more passes may be asked for later
     for number, stage in enumerate(self.stages()):
-        path = checkpoint if not number or checkpoint is None else Path(checkpoint).with_stem(f"{Path(checkpoint).stem}-{stage.name}")
+        file = checkpoint and Path(checkpoint)
+        if file and number: file = file.with_stem(f"{file.stem}-{stage.name}")
         items = held(Items(features, stage.item))
-        self.curve += train(stage.modules, items, stage.loss, epochs=epochs or stage.epochs, batch_size=stage.batch_size,
-                            lr=stage.lr, seed=self.options["seed"], optimizer=stage.optimizer, checkpoint=path,
-                            settings=settings, accelerator=accelerator, check=stage.check,
-                            label=f"{self.name} on {self.provenance}", workers=0 if isinstance(items, list) else readers())
-    if self.modules is not None: self.modules.eval()
+        self.curve += train(stage.modules, items, stage.loss, epochs=epochs or stage.epochs,
+                            batch_size=stage.batch_size, lr=stage.lr, seed=self.options["seed"],
+                            optimizer=stage.optimizer, checkpoint=file, settings=settings, accelerator=accelerator,
+                            label=f"{self.name} on {self.provenance}", check=stage.check,
+                            workers=0 if isinstance(items, list) else readers())
     if accelerator is not None: accelerator.wait_for_everyone()  # the first one holds the temporary folder
 
 
 @patch
 def stream(self: PairDetector, reading, cache=None):
     "Pairs (sample, features), four samples at a time; earlier ones are not kept."
-    encoders, size = (self.image_encoder, self.point_encoder), 4
     cache = cache if cache is None or isinstance(cache, DiskCache) else DiskCache(cache)
-    key = encoder_key(*encoders, self.blocks) if cache else None
-    for first in range(0, len(reading), size):
-        batch = [reading[i] for i in range(first, min(first + size, len(reading)))]
+    key = encoder_key(*self.pair, self.blocks) if cache else None
+    for first in range(0, len(reading), 4):
+        batch = [reading[i] for i in range(first, min(first + 4, len(reading)))]
         lookup = (lambda n, compute: cache.get({**key, "sample": sample_hash(batch[n])}, compute)) if cache else None
-        for sample, features in zip(batch, encode_batch(batch, *encoders, self.blocks, lookup)):
+        for sample, features in zip(batch, encode_batch(batch, *self.pair, self.blocks, lookup)):
             check_features(features, sample.id)
             yield sample, features
 
 
 @patch
 def networks(self: PairDetector):
-    "The learned modules, as a copy in bfloat16 where that was asked for and pays."
+    "The learned modules as they are at test, as a copy in bfloat16 where that was asked for and pays."
+    if self.modules is not None: self.modules.eval()
     half = self.modules is not None and self.dtype == torch.bfloat16 and bfloat16_pays(str(self.device))
     return copy.deepcopy(self.modules).to(self.dtype) if half else self.modules
 

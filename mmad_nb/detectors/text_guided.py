@@ -11,14 +11,14 @@ import torch
 from fastcore.basics import patch
 
 from .base import Option, Weight, register
-from .frozen import PAIR_OPTIONS, TRAINING_OPTIONS, TRAINING_PRESETS, PairDetector, rule_weights, take_note
+from .frozen import PAIR_OPTIONS, TRAINING_OPTIONS, PairDetector, rule_weights, take_note
 from ..features.extract import extract
 from ..forge.synthetic import SyntheticTwins
 from ..mapping.crossmodal import create_mappers, crossmodal_loss, distance_maps
 from ..mapping.geometry_aware import create_geometry_mappers
 from ..mapping.text_adaptor import drop_nonfinite
-from ..prompts.states import (MODES, SCORES, check_score, create_word_modules, open_sentences, prompt_loss, psi_text,
-                                    worded_item)
+from ..prompts.states import (MODES, SCORES, check_score, create_word_modules, open_sentences, prompt_loss,
+                                    psi_text, worded_item)
 from ..scoring.fusion import BLUR, box_blur
 
 # %% auto #0
@@ -38,16 +38,14 @@ class TextGuided(PairDetector):
         "psi_text": Option("distance", "Or the probability of the abnormal anchor, if there is one.", choices=SCORES),
         "balance": Option(False, "Divide both terms of (16) by their mean on good samples; the paper does not."),
     }
-    presets = TRAINING_PRESETS
     weights = (Weight("alpha", "α", 0.5, meaning="Share of the product of both crossmodal distances."),
                Weight("beta", "β", 0.5, meaning="Share of the distance from the sentences."))
 
     def set_up(self):
         super().set_up()
-        mode, self.scale = self.options["prompts"], torch.ones(2)
-        check_score(mode, self.options["psi_text"])
-        self.mode, self.names = mode if self.options["octa"] else None, []  # mode None: no words
-        if self.mode: self.text = open_sentences(mode, self.encoders, self.device)
+        check_score(self.options["prompts"], self.options["psi_text"])
+        self.mode, self.names = self.options["prompts"] if self.options["octa"] else None, []  # None: no words
+        if self.mode: self.text = open_sentences(self.mode, self.encoders, self.device)
         else: self.weights = rule_weights("mul", "0 the photo alone, 1 the shape alone")
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #a28ba519
@@ -57,7 +55,7 @@ def features(self: TextGuided, reading, cache=None, accelerator=None):
     good, self.good = PairDetector.features(self, reading, cache, accelerator), len(reading)
     if self.mode in (None, "oct"): return good
     twins = SyntheticTwins(reading, self.options["seed"])
-    return good + extract(twins, self.image_encoder, self.point_encoder, self.blocks, cache, accelerator, note=take_note)
+    return good + extract(twins, *self.pair, self.blocks, cache, accelerator, note=take_note)
 
 @patch
 def begin(self: TextGuided, notes, text_dim=None):
@@ -65,17 +63,17 @@ def begin(self: TextGuided, notes, text_dim=None):
     create, seed = create_geometry_mappers if self.options["gacm"] else create_mappers, self.options["seed"]
     self.modules, self.scale = create(*self.dims, seed), torch.ones(2)
     if notes and self.mode:
-        self.text.clear()  # sentences of an earlier training are forgotten
         self.names = sorted({note.category for note in notes})
-        self.learned = self.text.gather(self.names)
+        self.learned = self.text.anew(self.names)
         text_dim = self.learned.normal.shape[-1]
     if self.mode: self.modules.update(create_word_modules(self.mode, self.dims, text_dim, seed))
     self.modules.to(self.device)
+
 @patch
 def stages(self: TextGuided):
     "One training; gradients that are not finite are left out."
-    make = partial(worded_item, count=self.count, seed=self.options["seed"], good=self.good, mode=self.mode, names=self.names)
-    return [self.stage(make, self.loss, check=drop_nonfinite)]
+    how = dict(count=self.count, seed=self.options["seed"], good=self.good, mode=self.mode, names=self.names)
+    return [self.stage(partial(worded_item, **how), self.loss, check=drop_nonfinite)]
 
 @patch
 def loss(self: TextGuided, items):
@@ -83,32 +81,28 @@ def loss(self: TextGuided, items):
     if not self.mode: return crossmodal_loss(self.modules, items)
     return prompt_loss(self.mode, self.modules, self.modules, items, self.learned, [item.category for item in items])
 
+@patch
+def learn(self: TextGuided, reading, cache=None, **how):
+    "Learn; then, if both terms are to be balanced, look what they are on good samples."
+    PairDetector.learn(self, reading, cache=cache, **how)
+    self.fitted, terms = True, lambda parts: [parts["rgb"] * parts["xyz"], parts["text"]]
+    if self.mode and self.options["balance"]: self.scale = self.usual(reading.captures, terms, cache)
+
 # %% ../../nbs/detectors/06_text_guided.ipynb #52bc55f3
 @patch
 def maps_of(self: TextGuided, networks, sample, features):
     "Ψ_rgb, Ψ_3d (called xyz) and, with words, Ψ_text; each divided by its scale, which is 1 without `balance`."
-    maps = distance_maps(networks, features)                                                       # (12), (13)
+    maps, (product, text) = distance_maps(networks, features), self.scale.tolist()                 # (12), (13)
     if not self.mode: return maps
     words = psi_text(self.mode, networks, self.text[sample.category], features, self.options["psi_text"])  # (14)
-    product, text = self.scale.tolist()
     return {"rgb": maps["rgb"] / product ** .5, "xyz": maps["xyz"] / product ** .5, "text": words / text}
 
 @patch
 def combine(self: TextGuided, components, **weights):
     "Equation 16, then smoothing; without words the rules of CFM."
     if not self.mode: return PairDetector.combine(self, components, **weights)
-    product = components["rgb"] * components["xyz"]
-    fused = weights["alpha"] * product + weights["beta"] * components["text"]                            # (16)
-    return box_blur(fused, BLUR if self.options["blur"] else ())
-
-# %% ../../nbs/detectors/06_text_guided.ipynb #1c4e2a20
-@patch
-def learn(self: TextGuided, reading, cache=None, **how):
-    "Learn what colour, shape and words have to do with each other; then the means by which both terms are balanced."
-    PairDetector.learn(self, reading, cache=cache, **how)
-    if not (self.mode and self.options["balance"]): return
-    self.fitted, terms = True, lambda parts: [parts["rgb"] * parts["xyz"], parts["text"]]
-    self.scale = self.usual(reading.captures, terms, cache)
+    alpha, beta = weights["alpha"], weights["beta"]
+    return self.smooth(alpha * components["rgb"] * components["xyz"] + beta * components["text"])        # (16)
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #14eae5f7
 @patch
@@ -121,6 +115,5 @@ def load_state(self: TextGuided, state):
     "Put back what `state` gave."
     if self.mode: self.text.restore(state, self.device)
     self.begin([], next(iter(self.text.values())).normal.shape[-1] if self.mode else None)
-    self.modules.load_state_dict({k: v for k, v in state.items() if k != "scale" and not k.startswith("text/")})
-    self.modules.eval()
     self.scale = state["scale"].cpu()
+    self.modules.load_state_dict({k: v for k, v in state.items() if k != "scale" and not k.startswith("text/")})

@@ -229,6 +229,7 @@ def remember(
     "The bank of one sensor and its unit."
     everything = torch.cat(rows)
     check_rows(everything, "memory bank")
+    if not share > 0: raise DataError("share", f"{share}", "a share in (0,1] or a number of rows", "Try 0.1.")
     count = math.ceil(share * len(everything)) if share <= 1 else int(share)
     chosen = choose_rows(everything, count, choice, seed, dim)
     origin = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in rows]))

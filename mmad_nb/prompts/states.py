@@ -130,6 +130,13 @@ class Sentences(dict):
         parts = zip(*(self[name] for name in categories))
         return PromptText(*(None if kind[0] is None else torch.cat(kind) for kind in parts))
 
+    def anew(self,
+        categories: Sequence[str],
+    ) -> PromptText:  # (C,n,D)
+        "Forget all sentences, then gather those of these categories."
+        self.clear()
+        return self.gather(categories)
+
     def tensors(self) -> dict:
         "`text/bagel/normal` and the like -> vectors; a slash in a category is written as %2F."
         return {f"text/{quote(category, safe='')}/{kind}": vectors for category, text in self.items()
