@@ -413,7 +413,10 @@ def load_study(
     return Study(**content, path=path)
 
 
-Study.load = staticmethod(load_study)
+@patch(cls_method=True)
+def load(cls: Study, path):
+    "A study from the file that `save` wrote."
+    return load_study(path)
 
 # %% ../../nbs/experiments/01_protocols.ipynb #b59064e3
 def _number(found, metric):
