@@ -76,15 +76,18 @@ def f1_max(
 # %% ../../nbs/scoring/03_evaluate.ipynb #9aa7b95e
 class Metrics(dict):
     "Metric name -> value; prints as a small table, in a notebook and on a terminal."
+    def texts(self) -> list:
+        "The values as they are printed; NaN says that a metric is undefined."
+        return ["undefined" if np.isnan(value) else f"{value:.4f}" for value in self.values()]
+
     def __str__(self):
-        head = "  ".join(f"{name:>6}" for name in self)
-        return head + "\n" + "  ".join(f"{value:>{max(len(name), 6)}.4f}" for name, value in self.items())
+        columns = [(name, text, max(len(name), len(text))) for name, text in zip(self, self.texts())]
+        return "\n".join("  ".join(f"{column[row]:>{column[2]}}" for column in columns) for row in (0, 1))
 
     __repr__ = __str__
 
     def _repr_markdown_(self):
-        return "|" + "|".join(self) + "|\n|" + "--:|" * len(self) + "\n|" + "|".join(f"{v:.4f}"
-                                                                                     for v in self.values()) + "|"
+        return "|" + "|".join(self) + "|\n|" + "--:|" * len(self) + "\n|" + "|".join(self.texts()) + "|"
 
 # %% ../../nbs/scoring/03_evaluate.ipynb #18ec3a36
 def pixel_metrics(
