@@ -1917,6 +1917,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mmad_nb/scoring/evaluate.py'),
                                           'mmad_nb.scoring.evaluate.Metrics._repr_markdown_': ( 'scoring/evaluate.html#metrics._repr_markdown_',
                                                                                                 'mmad_nb/scoring/evaluate.py'),
+                                          'mmad_nb.scoring.evaluate.Metrics.texts': ( 'scoring/evaluate.html#metrics.texts',
+                                                                                      'mmad_nb/scoring/evaluate.py'),
                                           'mmad_nb.scoring.evaluate.MetricsPanel': ( 'scoring/evaluate.html#metricspanel',
                                                                                      'mmad_nb/scoring/evaluate.py'),
                                           'mmad_nb.scoring.evaluate.MetricsPanel.__init__': ( 'scoring/evaluate.html#metricspanel.__init__',
