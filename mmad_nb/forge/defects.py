@@ -16,7 +16,7 @@ from .shapes import Surface, build_surface, dome, mix, noise, picture, ramp
 
 # %% auto #0
 __all__ = ['VISIBLE_HEIGHT', 'VISIBLE_COLOR', 'defect_mask', 'choose_place', 'line_distance', 'defect', 'list_defects',
-           'add_defect', 'dent', 'bump', 'hole', 'stain', 'contamination', 'scratch', 'crack', 'DefectPanel']
+           'add_defect', 'DefectPanel']
 
 # %% ../../nbs/forge/02_defects.ipynb #5ee0c2fb
 VISIBLE_HEIGHT = 0.4  # mm: four times the depth noise of the forged camera

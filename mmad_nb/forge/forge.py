@@ -25,8 +25,7 @@ from .shapes import Surface, build_surface, list_categories, mix, noise
 
 # %% auto #0
 __all__ = ['LEVELS', 'MANIFEST', 'Level', 'level_at', 'find_level', 'on_table', 'captured', 'bent', 'individual', 'with_damage',
-           'forge_sample', 'plan', 'files_of', 'write_capture', 'claim', 'forge', 'sample_data', 'forged_once',
-           'depth_image', 'forge_controls', 'ForgePanel']
+           'forge_sample', 'plan', 'forge', 'sample_data', 'forged_once', 'depth_image', 'forge_controls', 'ForgePanel']
 
 # %% ../../nbs/forge/04_forge.ipynb #02afb5eb
 @dataclass(frozen=True)

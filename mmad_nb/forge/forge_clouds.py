@@ -17,9 +17,9 @@ from ..data.sample import Cloud, CloudView
 from .shapes import ramp
 
 # %% auto #0
-__all__ = ['CLOUD_DEFECTS', 'CLOUD_NOISE', 'turned', 'tube', 'closed', 'pear0', 'spool0', 'ring0', 'cushion0', 'pebble0', 'knot0',
-           'list_cloud_categories', 'frame', 'crack_line', 'list_cloud_defects', 'displacement', 'draw_evenly',
-           'forge_cloud', 'write_pcd', 'forge_clouds', 'CloudForgePanel']
+__all__ = ['CLOUD_DEFECTS', 'CLOUD_NOISE', 'turned', 'tube', 'closed', 'list_cloud_categories', 'frame', 'crack_line',
+           'list_cloud_defects', 'displacement', 'draw_evenly', 'forge_cloud', 'write_pcd', 'forge_clouds',
+           'CloudForgePanel']
 
 # %% ../../nbs/forge/05_forge_clouds.ipynb #8a057f14
 def turned(
@@ -54,7 +54,7 @@ def closed(build: Callable) -> Callable:
     _shapes[build.__name__] = build
     return build
 
-
+# %% ../../nbs/forge/05_forge_clouds.ipynb #1011b5b3
 @closed
 def pear0(u, v, rng):
     "A pear: a large ball below, a small one above."
@@ -104,7 +104,7 @@ def knot0(u, v, rng):
         return np.stack([np.sin(a) + 2 * np.sin(2 * a), np.cos(a) - 2 * np.cos(2 * a), -1.3 * np.sin(3 * a)], 1) * .3
     return tube(v, trefoil, u, rng.uniform(.17, .2))
 
-
+# %% ../../nbs/forge/05_forge_clouds.ipynb #1c4fa1ef
 def list_cloud_categories() -> list[str]:
     "Names of the closed shapes."
     return list(_shapes)

@@ -14,9 +14,7 @@ from ..core.runtime import png_bytes, unknown_name
 
 # %% auto #0
 __all__ = ['Surface', 'ramp', 'dome', 'mix', 'noise', 'rough', 'dots', 'inside_disc', 'inside_box', 'plate', 'category',
-           'list_categories', 'build_surface', 'picture', 'bagel', 'cookie', 'carrot', 'potato', 'steel', 'gear',
-           'washer', 'bracket', 'bolt', 'peach', 'banana', 'star', 'strawberry', 'brick', 'button', 'elbow', 'key',
-           'ShapePanel']
+           'list_categories', 'build_surface', 'picture', 'ShapePanel']
 
 # %% ../../nbs/forge/01_shapes.ipynb #b2dce894
 @dataclass(frozen=True)
