@@ -65,6 +65,25 @@ def write_pcd(path, fields, data="ascii", width=None, height=1):
     Path(path).write_bytes(head + body)
 
 
+def write_ply(path, points, data="ascii", lists=False):
+    "A PLY file with colours, a property of no use and faces; with `lists`, also an element before the points and a list in each."
+    order = {"ascii": None, "binary_little_endian": "<", "binary_big_endian": ">"}[data]
+    head = f"ply\nformat {data} 1.0\ncomment made by a test\n"
+    if lists: head += "element camera 1\nproperty float focal\nproperty list uchar short mode\n"
+    head += f"element vertex {len(points)}\nproperty float x\nproperty double y\nproperty float z\n"
+    head += "property uchar red\nproperty uchar green\nproperty uchar blue\n" + "property list uchar int views\n" * lists
+    head += "property ushort extra\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    rows = [[("f", 35.5), ("B", 2), ("h", -1), ("h", 7)]] if lists else []
+    for i, (x, y, z) in enumerate(points.tolist()):
+        views = [("B", i % 3), *[("i", k) for k in range(i % 3)]] if lists else []
+        rows.append([("f", x), ("d", y), ("f", z), ("B", i % 256), ("B", 0), ("B", 255), *views, ("H", i)])
+    rows.append([("B", 3), ("i", 0), ("i", 1), ("i", 2)])
+    if order: body = b"".join(struct.pack(order + kind, value) for row in rows for kind, value in row)
+    else: body = "".join(" ".join(repr(value) for _, value in row) + "\n" for row in rows).encode()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(head.encode() + body)
+
+
 def sphere(count=200, bump=0.0, seed=0):
     "Points on a ball of radius 10 and which of them are pushed out by `bump`."
     p = np.random.default_rng(seed).normal(size=(count, 3))
@@ -107,4 +126,20 @@ def write_eyecandies(root, category="CandyCane", shape=(32, 32), train=2, public
     for i in range(train): write(Path(root) / category / "train" / "data", f"{i:03}", "good", False, True)
     for i, (label, filled) in enumerate(public): write(Path(root) / category / "test_public" / "data", f"{i:02}", label, filled, True)
     for i in range(private): write(Path(root) / category / "test_private" / "data", f"{i:03}", "good", False, False)
+    return Path(root)
+
+
+def write_roads(root, frames=(1, 2, 3, 4, 5), name="dataset2", shape=(60, 90)) -> Path:
+    "Road frames: `disp_tg` 16 bits with a lower pothole and one hole of the measurement, `label` in dark red. The pothole moves with the number of the frame."
+    for number in frames:
+        rng = np.random.default_rng(number)
+        row, column = np.mgrid[:shape[0], :shape[1]]
+        pothole = np.hypot(row - 30, column - 60 - number) < 12
+        numbers = np.where(pothole, 40000, 60000) + rng.integers(0, 500, shape)
+        numbers[0, 0], numbers[5, 5] = 65535, 0
+        photo = np.where(pothole, 60, 120)[..., None] + rng.integers(0, 30, (*shape, 3))
+        for kind, picture in (("rgb", photo.astype(np.uint8)), ("disp_tg", numbers.astype(np.uint16)), ("label", (pothole[..., None] * np.array([153, 0, 0])).astype(np.uint8))):
+            path = Path(root) / name / kind / f"{number:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
     return Path(root)

@@ -17,8 +17,9 @@ from .prepare import check_size, square
 from .sample import CloudView, Sample
 
 # %% auto #0
-__all__ = ['FOCAL', 'SPLITS', 'KINDS_OF_DEFECT', 'read_yaml', 'read_depth', 'unproject', 'above_belt', 'mvtec_frame', 'read_pose',
-           'read_normals', 'candy_defect', 'candy_files', 'read_candy', 'Eyecandies', 'FocalPanel']
+__all__ = ['FOCAL', 'SPLITS', 'KINDS_OF_DEFECT', 'read_yaml', 'read_grey16', 'read_depth', 'unproject', 'above_belt',
+           'mvtec_frame', 'read_pose', 'read_normals', 'candy_defect', 'candy_files', 'read_candy', 'Eyecandies',
+           'FocalPanel']
 
 # %% ../../nbs/data/04_eyecandies.ipynb #7fa16588
 def read_yaml(
@@ -37,6 +38,21 @@ def read_yaml(
     return _open(path, read, expected)
 
 
+def read_grey16(
+    path,        # 16-bit PNG
+) -> np.ndarray: # (H,W) whole numbers from 0 to 65535
+    "The numbers of a grey picture of 16 bits."
+    def read(data):
+        "The numbers, if there are 16 bits of them."
+        picture, bits = _picture(data, path)
+        numbers = np.asarray(picture)
+        if numbers.ndim != 2 or bits != 16:
+            raise DataError(path, f"{numbers.dtype} of shape {numbers.shape}", "a grey picture of 16 bits",
+                            "It was converted on the way: copy the original.")
+        return numbers
+    return _open(path, read, "a 16-bit PNG")
+
+
 def read_depth(
     path,        # 16-bit PNG
     info,        # YAML file with normalization: {min, max}, metres
@@ -48,15 +64,7 @@ def read_depth(
     real = all(isinstance(b, Real) and not isinstance(b, bool) for b in (low, high))
     if not real or not 0 <= low < high < 1000:
         raise DataError(info, f"min {str(low)[:40]}, max {str(high)[:40]}", expected, "Copy the file again.")
-    def read(data):
-        "The numbers of the picture."
-        picture, bits = _picture(data, path)
-        numbers = np.asarray(picture)
-        if numbers.ndim != 2 or bits != 16:
-            raise DataError(path, f"{numbers.dtype} of shape {numbers.shape}", "a grey picture of 16 bits",
-                            "It was converted on the way: copy the original.")
-        return numbers
-    return (_open(path, read, "a 16-bit PNG") / 65535 * (high - low) + low).astype(np.float32)
+    return (read_grey16(path) / 65535 * (high - low) + low).astype(np.float32)
 
 # %% ../../nbs/data/04_eyecandies.ipynb #7443ebf4
 FOCAL = 711.11  # pixels, of all Eyecandies captures of 512 x 512
