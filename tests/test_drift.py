@@ -89,7 +89,7 @@ def test_links_lead_somewhere(path):
         if on_forge:
             assert (ROOT / on_forge[1]).exists(), link
             assert path.suffix == ".md" or path.name == "index.ipynb" or (ROOT / on_forge[1]) == path, "a badge opens its own notebook"
-        elif not link.startswith("http"):
+        elif not link.startswith(("http", "attachment:")):     # a picture within the page
             assert (path.parent / link).exists(), link
 
 
