@@ -16,18 +16,17 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numpy as np
 from harness import Run, alternate_commands, goal, medians, run_command, table
 
 ROWS = {
-    "cfm": {"method": "cfm"},
-    "cfm, 8 blocks": {"method": "cfm", "blocks": 8},
-    "text_guided": {"method": "text_guided"},
-    "text_guided, 12 blocks": {"method": "text_guided", "blocks": 12},
-    "text_guided, balanced": {"method": "text_guided", "balance": True},
-    "text_guided, no GACM": {"method": "text_guided", "gacm": False},
-    "text_guided, words alone": {"method": "text_guided", "weights": {"alpha": 0.0}},
-    "memory_bank": {"method": "memory_bank"},
+    "cfm": {"detector": "cfm"},
+    "cfm, 8 blocks": {"detector": "cfm", "blocks": 8},
+    "text_guided": {"detector": "text_guided"},
+    "text_guided, 12 blocks": {"detector": "text_guided", "blocks": 12},
+    "text_guided, balanced": {"detector": "text_guided", "balance": True},
+    "text_guided, no GACM": {"detector": "text_guided", "gacm": False},
+    "text_guided, words alone": {"detector": "text_guided", "weights": {"alpha": 0.0}},
+    "memory_bank": {"detector": "memory_bank"},
 }
 
 
@@ -37,19 +36,21 @@ def accuracy(options) -> None:
     from zoo import captures
 
     from mmad_nb.forge import list_categories
-    from mmad_nb.experiments.ablations import METRICS, study, study_table
+    from mmad_nb.experiments import Splits, compare, comparison_table, difference_table
     warnings.simplefilter("ignore")
     train, test = captures(list_categories(options.family), train=10, good=8, bad=1, seed=20261121, level=options.level)
     print(f"Level {options.level}: {len(train)} good captures to learn from, {len(test)} to test on, {options.seeds} seeds", flush=True)
     found, rows = {}, {title: ROWS[title] for title in options.rows or ROWS}
     with tempfile.TemporaryDirectory() as cache:
         for title, row in rows.items():
-            found |= study({title: row}, train, test, range(options.seeds), cache=options.cache or cache, device="cpu")
-            print(study_table({title: found[title]}, (*METRICS, "fit_seconds", "megabytes")), flush=True)
-    print("\n" + study_table(found))
+            found |= compare({title: row}, Splits(train, test, "forged"), range(options.seeds), cache=options.cache or cache, device="cpu")
+            record = found[title].records[-1]
+            print(comparison_table({title: found[title]}), f"\n{record['fit_seconds']} s of training, {record['megabytes']} MB learned", flush=True)
+    print("\n" + comparison_table(found))
+    if "cfm" in found: print("\n" + difference_table(found, "cfm"))
     if {"cfm", "text_guided"} <= set(found):
         for name in ("image_auroc", "aupro@1"):
-            gain = 100 * (np.mean(found["text_guided"][name]) - np.mean(found["cfm"][name]))
+            gain = 100 * (found["text_guided"].spread(name).mean - found["cfm"].spread(name).mean)
             goal(f"text_guided-{name}-above-cfm", gain, wanted=0, unit=" points")
 
 

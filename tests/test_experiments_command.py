@@ -58,6 +58,20 @@ def test_killed_once_and_resumed_to_the_same_table(data, tmp_path):
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
 
 
+def test_two_processes_of_a_launch_share_the_work(data, tmp_path):
+    words = [*map(str, EVALUATE), "--protocol", "unified", "--seeds", "0", "--data", str(data)]
+    one = mmad(*words, "--out", "one", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr[-2000:]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mmad_nb.experiments.command",
+                           *words, "--out", "two"], cwd=tmp_path, env=ENV | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("rule exact") == 1                                          # only one process prints
+    records = [json.loads((tmp_path / out / "cfm-unified-mvtec.json").read_text())["records"] for out in ("one", "two")]
+    assert [r["category"] for r in records[1]] == [r["category"] for r in records[0]] == ["bagel", "carrot", "gear"]
+    for alone, shared in zip(*records):
+        assert alone["metrics"]["exact"]["pixel_auroc"] == pytest.approx(shared["metrics"]["exact"]["pixel_auroc"], abs=.01)
+
+
 def test_tables_stand_beside_what_was_measured(data, tmp_path):
     done = mmad("evaluate", "--data", data, "--size", 112, "--device", "cpu", "--options", "epochs=1,blocks=4,pixels=64", "--rule", "release", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -87,6 +87,18 @@ def test_wheel_holds_samples_and_no_tests(site):
     names = zipfile.ZipFile(next(site.glob("*.whl"))).namelist()
     assert any(re.fullmatch(r"mmad_nb/data_samples/\w+/train/good/xyz/000\.tiff", n) for n in names)
     assert not [n for n in names if n.startswith(("tests/", "nbs/", "benchmarks/"))]
+    assert {"mmad_nb/notebooks/00_tour.ipynb", "mmad_nb/experiments/tables/cmds.json"} <= set(names)    # for `mmad lab` and `mmad tables`
+    assert not [n for n in names if ".ipynb_checkpoints" in n]
+
+
+def test_installed_command(site, tmp_path):
+    import os
+    env = os.environ | {"PYTHONPATH": str(site / "site"), "CI": "true"}
+    mmad = lambda *words: subprocess.run([sys.executable, site / "site/bin/mmad", *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    done = mmad("lab", "--copy_only")
+    assert done.returncode == 0 and (tmp_path / "mmad_notebooks/scoring/01_aupro.ipynb").is_file(), done.stderr
+    assert "rope" in mmad("tables", "--paper", "text_guided", "--number", "I").stdout
+    assert mmad("evaluat").returncode == 2
 
 
 def test_installed_package_works_from_another_folder(site, tmp_path):
