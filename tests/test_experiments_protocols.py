@@ -145,6 +145,23 @@ def test_unlabelled_means_without_labels(mvtec):
     with pytest.raises(DataError, match="learns from unlabelled samples.*take per-class"): run_protocol("unified", "blind_spots", small(mvtec))
 
 
+def test_a_detector_that_learns_nothing_is_tested_per_class(mvtec, tmp_path):
+    @register("plain_spots")
+    class PlainSpots(Detector):
+        learns_from = "nothing"
+        def maps_of(self, networks, sample, features): return {"dark": torch.from_numpy(1 - sample.rgb.mean(0))}
+        def combine(self, components): return components["dark"]
+
+    study = run_protocol("per-class", "plain_spots", small(mvtec), path=tmp_path / "study.json")
+    assert [(r["trained_on"], r["megabytes"]) for r in study.records] == [("nothing", 0.0)] * 3
+
+
+def test_other_weights_of_the_encoders_are_other_settings(mvtec, tmp_path, monkeypatch):
+    run_protocol("unified", "dark_spots", small(mvtec), path=tmp_path / "study.json")
+    monkeypatch.setattr(DarkSpots, "fingerprints", lambda self: {"eye": "another"})
+    with pytest.raises(DataError, match="other settings.*stands_on"): run_protocol("unified", "dark_spots", small(mvtec), path=tmp_path / "study.json")
+
+
 def test_seeds_of_a_detector_without_chance(mvtec):
     with pytest.raises(DataError, match="nothing to do with chance"):
         run_protocol("one-vs-rest", "spots_with_labels", small(mvtec), train_on="tire", seeds=(0, 1))

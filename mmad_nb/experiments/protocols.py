@@ -358,7 +358,7 @@ def versions_here() -> dict:
 class Study:
     "What a protocol has measured; prints as a table."
     def __init__(self,
-        settings: dict,        # protocol, detector with its options, weights of the fusion
+        settings: dict,        # protocol, detector with its options, fingerprints of its encoders, weights of the fusion
         data: dict,            # title, fingerprint ...
         records: list = (),    # one for each group, category and seed
         versions: list = (),   # of every installation that took part
@@ -649,7 +649,8 @@ def run_protocol(
     config = {name: value for name, value in first.config().items() if name != "seed"}
     known = {"title": data.title, "layout": data.layout, "forged": data.forged, "train": fingerprint(data.train), "test": fingerprint(data.test)}
     if its.get("test_data") is not None: known["test_data"] = fingerprint(as_splits(its["test_data"]).test)
-    study = begin_study(path, {"protocol": protocol, "detector": config, "weights": weights or {}}, known, first.provenance)
+    settings = {"protocol": protocol, "detector": config, "stands_on": first.fingerprints(), "weights": weights or {}}
+    study = begin_study(path, settings, known, first.provenance)
     workers.wait()
     make = lambda seed: create_detector(detector, encoders, device, **options, **({"seed": seed} if "seed" in first.config() else {}))
     go_through(study, tasks, seeds, make, weights or {}, cache, workers)
@@ -683,6 +684,7 @@ def learned_megabytes(
     detector,  # trained
 ) -> float:
     "How much was learned, in millions of bytes, as `save` would write it."
+    if getattr(detector, "learns_from", "good") == "nothing": return 0.0
     return round(sum(value.numel() * value.element_size() for value in detector.state().values()) / 1e6, 3)
 
 # %% ../../nbs/experiments/01_protocols.ipynb #0d3b801a
