@@ -25,10 +25,10 @@ import mmad_nb
 from ..core.runtime import DataError, MmadError, cache_dir, pick_device, unknown_name, written_beside
 
 # %% auto #0
-__all__ = ['COMMANDS', 'Parser', 'parser_of', 'parsed', 'names', 'numbers', 'settings', 'launched', 'checked_device',
-           'checked_folder', 'evaluate', 'write_tables', 'tables', 'forge', 'notebooks_folder', 'copy_notebooks', 'lab',
-           'Finding', 'declared', 'look_at_versions', 'look_at_machine', 'look_at_widgets', 'look_at_weights',
-           'look_at_hub', 'doctor', 'usage', 'main', 'CommandPanel']
+__all__ = ['COMMANDS', 'Parser', 'positional', 'parser_of', 'parsed', 'names', 'numbers', 'settings', 'launched',
+           'checked_device', 'checked_folder', 'evaluate', 'write_tables', 'tables', 'forge', 'notebooks_folder',
+           'copy_notebooks', 'lab', 'Finding', 'declared', 'look_at_versions', 'look_at_machine', 'look_at_widgets',
+           'look_at_weights', 'look_at_hub', 'doctor', 'usage', 'main', 'CommandPanel']
 
 # %% ../../nbs/experiments/04_command.ipynb #1106ddf6
 class Parser(argparse.ArgumentParser):
@@ -36,6 +36,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         "Called by argparse for every wrong argument."
         raise DataError(self.prog, message, "arguments as --help lists them", f"Try: {self.prog} --help")
+
+
+def positional(
+    function,
+) -> list:  # names
+    "Arguments that are given without an option: those before a `*`, if there is one."
+    parameters = inspect.signature(function).parameters.values()
+    star = any(p.kind is p.KEYWORD_ONLY for p in parameters)   # not `/`: the fastcore that Colab has reads no comments before it
+    return [p.name for p in parameters if star and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def parser_of(
@@ -48,7 +57,7 @@ def parser_of(
     for name, parameter in inspect.signature(function).parameters.items():
         default, flags = parameter.default, [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
         meaning = (comments.get(name) or "").replace("%", "%%")
-        if default is parameter.empty and parameter.kind is parameter.POSITIONAL_ONLY: parser.add_argument(name, help=meaning)
+        if name in positional(function): parser.add_argument(name, help=meaning)
         elif default is False: parser.add_argument(*flags, action="store_true", help=meaning)
         else:
             kind, required = (int if type(default) is int else str), default is parameter.empty
@@ -110,10 +119,7 @@ def launched(device: str):
 
 def checked_device(device: str):
     "The device's name if there is such a device, None for the best one here."
-    if not device: return None
-    try: return str(pick_device(device))
-    except RuntimeError as error:
-        raise DataError("--device", repr(device), "cpu, cuda, cuda:1 or mps", "Leave it out for the best one here.") from error
+    return str(pick_device(device)) if device else None
 
 
 def checked_folder(path: str, what: str) -> Path:
@@ -195,7 +201,8 @@ def tables(
 
 # %% ../../nbs/experiments/04_command.ipynb #c6328511
 def forge(
-    root: str, /,             # folder to write into: empty, new, or an earlier forge's own
+    root: str,                # folder to write into: empty, new, or an earlier forge's own
+    *,
     categories: str = "",     # such as bagel,gear; by default the sample family
     train: int = 8,           # good captures to learn from, per category
     validation: str = "",     # captures to tune on, such as good=2,dent=1; by default 2 good and 1 of every defect
@@ -375,9 +382,7 @@ def main(
         if not words: raise DataError("mmad", "no command", f"one of {', '.join(COMMANDS)}", "Try: mmad --help")
         if words[0] not in COMMANDS: raise unknown_name("mmad: command", words[0], COMMANDS)
         function = COMMANDS[words[0]]
-        values = parsed(function, f"mmad {words[0]}", words[1:])
-        first = [values.pop(p.name) for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_ONLY]
-        function(*first, **values)
+        function(**parsed(function, f"mmad {words[0]}", words[1:]))
     except MmadError as error: print(error, file=sys.stderr); return 2
     except SystemExit as end: return int(end.code or 0)                  # --help
     except KeyboardInterrupt: print("stopped; the same command goes on from here", file=sys.stderr); return 130
