@@ -632,6 +632,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mmad_nb/experiments/command.py'),
                                              'mmad_nb.experiments.command.parser_of': ( 'experiments/command.html#parser_of',
                                                                                         'mmad_nb/experiments/command.py'),
+                                             'mmad_nb.experiments.command.positional': ( 'experiments/command.html#positional',
+                                                                                         'mmad_nb/experiments/command.py'),
                                              'mmad_nb.experiments.command.settings': ( 'experiments/command.html#settings',
                                                                                        'mmad_nb/experiments/command.py'),
                                              'mmad_nb.experiments.command.tables': ( 'experiments/command.html#tables',
