@@ -198,6 +198,7 @@ class Reading(Sequence):
                             "Put a single one into a list: [sample].")
         if len(captures) == 0: raise DataError(where, "no sample", "at least one", "Is the split empty?")
         self.detector, self.captures, self.learning, self.where = detector, captures, learning, where
+        self.size = None  # of the first sample that was read
 
     def __len__(self): return len(self.captures)
 
@@ -207,6 +208,11 @@ class Reading(Sequence):
             kinds = " or ".join({Sample: "RGB-3D samples", Cloud: "clouds"}[kind] for kind in self.detector.takes)
             raise DataError(self.where, f"a {type(capture).__name__}", kinds,
                             "Choose a detector that takes this, or other data.")
+        if isinstance(capture, Sample):
+            self.size = self.size or capture.size
+            if capture.size != self.size:
+                raise DataError(f"{self.where}, sample {capture.id!r}", f"size {capture.size}", f"{self.size}, as the others",
+                                "Prepare all samples to one size.")
         if self.learning: self._check(capture)
         return capture
 
