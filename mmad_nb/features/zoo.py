@@ -274,7 +274,9 @@ def build_network(card, seed, empty):
         if card.name == "point_mae": return PointMAE()
         build = lambda: ViT(dim=768, heads=12) if card.name == "vit_base_patch8_224.dino" else timm_network(card.name)
         if not empty: return build()
-        with torch.device("meta"): network = build()  # shapes without numbers: made at once
+        try:
+            with torch.device("meta"): network = build()  # shapes without numbers: made at once
+        except RuntimeError: return build()               # older timm looks at a number while it builds
         complete = {name for name, _ in network.named_buffers()} <= network.state_dict().keys()
         return network if complete else build()       # some networks hold numbers that no file stores
 
