@@ -592,8 +592,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mmad_nb/experiments/command.py'),
                                              'mmad_nb.experiments.command.Parser.error': ( 'experiments/command.html#parser.error',
                                                                                            'mmad_nb/experiments/command.py'),
-                                             'mmad_nb.experiments.command.checked_device': ( 'experiments/command.html#checked_device',
-                                                                                             'mmad_nb/experiments/command.py'),
                                              'mmad_nb.experiments.command.checked_folder': ( 'experiments/command.html#checked_folder',
                                                                                              'mmad_nb/experiments/command.py'),
                                              'mmad_nb.experiments.command.copy_notebooks': ( 'experiments/command.html#copy_notebooks',

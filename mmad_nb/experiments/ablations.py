@@ -26,7 +26,8 @@ def compare(
     **common,                        # for every row: cache, encoders, device, epochs ...
 ) -> dict:                           # title -> Study
     "Each row with all seeds."
-    if not rows: raise DataError("compare", "no row", "a dictionary: title -> options", 'Try {"cfm": {"detector": "cfm"}}.')
+    if not rows:
+        raise DataError("compare", "no row", "a dictionary: title -> options", 'Try {"cfm": {"detector": "cfm"}}.')
     found = {}
     for number, (title, row) in enumerate(rows.items()):
         if "detector" not in row:
@@ -44,9 +45,11 @@ def comparison_table(
     "Means over categories and seeds, and half of the range of the seeds."
     width = max(map(len, found)) + 2
     seeds = set.intersection(*(set(study.every("seed")) for study in found.values()))    # those that all rows have
-    lines = [f"mean of {len(seeds)} seeds ± half range, rule {rule}", " " * width + "".join(f"{name:>15s}" for name in metrics)]
+    lines = [f"mean of {len(seeds)} seeds ± half range, rule {rule}",
+             " " * width + "".join(f"{name:>15s}" for name in metrics)]
     for title, study in found.items():
-        cells = [spread_of([value for seed, value in per_seed(study, name, rule).items() if seed in seeds]) for name in metrics]
+        shared = [[v for seed, v in per_seed(study, name, rule).items() if seed in seeds] for name in metrics]
+        cells = map(spread_of, shared)
         lines.append(f"{title:{width}s}" + "".join(f"{str(cell):>15s}" for cell in cells))
     return "\n".join(lines)
 
@@ -68,7 +71,8 @@ def difference(
     "Study minus base, seed by seed."
     ours, theirs = per_seed(study, metric, rule), per_seed(base, metric, rule)
     shared = sorted(set(ours) & set(theirs))
-    if not shared: raise DataError("difference", "no seed that both have", "the same seeds", "Run both with seeds=(0, 1, 2).")
+    if not shared:
+        raise DataError("difference", "no seed that both have", "the same seeds", "Run both with seeds=(0, 1, 2).")
     values = np.array([ours[seed] - theirs[seed] for seed in shared])
     return spread_of(values), bool(len(values) > 1 and ((values > LEAST).all() or (values < -LEAST).all()))
 
@@ -87,7 +91,8 @@ def difference_table(
     for title, study in found.items():
         if title == base: continue
         cells = [difference(study, found[base], name, rule) for name in metrics]
-        lines.append(f"{title:{width}s}" + "".join(f"{f'{s.mean:+.3f} ±{s.half:.3f}' + ('  ' if sure else ' ?'):>17s}" for s, sure in cells))
+        shown = [f"{s.mean:+.3f} ±{s.half:.3f}" + ("  " if sure else " ?") for s, sure in cells]
+        lines.append(f"{title:{width}s}" + "".join(f"{text:>17s}" for text in shown))
     return "\n".join(lines)
 
 # %% ../../nbs/experiments/03_ablations.ipynb #05ef0274
@@ -119,7 +124,8 @@ def difference_picture(
     for ax, metric in zip(axes, metrics):
         zero = per_seed(found[base], metric, rule)
         for y, title in enumerate(titles):
-            values = [value - zero[seed] for seed, value in per_seed(found[title], metric, rule).items() if seed in zero]
+            ours = per_seed(found[title], metric, rule)
+            values = [ours[seed] - zero[seed] for seed in ours if seed in zero]
             colour = "k" if difference(found[title], found[base], metric, rule)[1] else "0.6"
             ax.plot([min(values), max(values)], [y, y], color=colour, lw=2)
             ax.plot(values, [y] * len(values), "o", color=colour, ms=5)
@@ -156,7 +162,8 @@ class PartsPanel:
         cache=None,       # folder to keep features in
     ):
         import ipywidgets as W
-        self.data, self.common, self.rows = data, {"epochs": epochs, "cache": cache, "device": "cpu", "seeds": seeds}, {}
+        self.data, self.rows = data, {}
+        self.common = {"epochs": epochs, "cache": cache, "device": "cpu", "seeds": seeds}
         self.parts = {name: W.ToggleButton(description=name) for name in ("GACM", "OCTA", "pruning")}
         self.button, self.text = W.Button(description="train and test"), W.HTML("nothing trained yet")
         self.button.on_click(self.refresh)

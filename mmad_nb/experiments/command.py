@@ -26,9 +26,9 @@ from ..core.runtime import DataError, MmadError, cache_dir, pick_device, unknown
 
 # %% auto #0
 __all__ = ['COMMANDS', 'Parser', 'positional', 'parser_of', 'parsed', 'names', 'numbers', 'settings', 'launched',
-           'checked_device', 'checked_folder', 'evaluate', 'write_tables', 'tables', 'forge', 'notebooks_folder',
-           'copy_notebooks', 'lab', 'Finding', 'declared', 'look_at_versions', 'look_at_machine', 'look_at_widgets',
-           'look_at_weights', 'look_at_hub', 'doctor', 'usage', 'main', 'CommandPanel']
+           'checked_folder', 'evaluate', 'write_tables', 'tables', 'forge', 'notebooks_folder', 'copy_notebooks', 'lab',
+           'Finding', 'declared', 'look_at_versions', 'look_at_machine', 'look_at_widgets', 'look_at_weights',
+           'look_at_hub', 'doctor', 'usage', 'main', 'CommandPanel']
 
 # %% ../../nbs/experiments/04_command.ipynb #1106ddf6
 class Parser(argparse.ArgumentParser):
@@ -43,7 +43,7 @@ def positional(
 ) -> list:  # names
     "Arguments that are given without an option: those before a `*`, if there is one."
     parameters = inspect.signature(function).parameters.values()
-    star = any(p.kind is p.KEYWORD_ONLY for p in parameters)   # not `/`: the fastcore that Colab has reads no comments before it
+    star = any(p.kind is p.KEYWORD_ONLY for p in parameters)  # not `/`: Colab's fastcore reads no comments before it
     return [p.name for p in parameters if star and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
@@ -62,7 +62,8 @@ def parser_of(
         else:
             kind, required = (int if type(default) is int else str), default is parameter.empty
             shown = f" (default: {default})" if default not in ("", None, parameter.empty) else ""
-            parser.add_argument(*flags, type=kind, required=required, default=None if required else default, help=meaning + shown)
+            parser.add_argument(*flags, type=kind, required=required, default=None if required else default,
+                                help=meaning + shown)
     return parser
 
 
@@ -75,7 +76,8 @@ def parsed(
     parser = parser_of(function, prog)
     values, unknown = parser.parse_known_args(words)
     for word in unknown:
-        if word.startswith("-"): raise unknown_name(f"{prog}: option", word.split("=")[0], parser._option_string_actions)
+        if word.startswith("-"):
+            raise unknown_name(f"{prog}: option", word.split("=")[0], parser._option_string_actions)
         parser.error(f"{word!r}, which belongs to no option")
     return vars(values)
 
@@ -93,7 +95,8 @@ def numbers(
 ) -> list:
     "Whole numbers between commas."
     try: return [int(word) for word in names(text)]
-    except ValueError: raise DataError(what, repr(text), "whole numbers between commas, such as 0,1,2", "Leave out spaces.") from None
+    except ValueError:
+        raise DataError(what, repr(text), "whole numbers between commas, such as 0,1,2", "Correct it.") from None
 
 
 def settings(
@@ -117,17 +120,13 @@ def launched(device: str):
     return Accelerator(cpu=device == "cpu")
 
 
-def checked_device(device: str):
-    "The device's name if there is such a device, None for the best one here."
-    return str(pick_device(device)) if device else None
-
-
 def checked_folder(path: str, what: str) -> Path:
     "A folder to write into, new or not; a file of that name is refused."
     folder = Path(path).expanduser()
     for place in (folder, *folder.parents):
         if place.exists():
-            if not place.is_dir(): raise DataError(what, f"{place}, which is a file", "a folder", "Choose another name.")
+            if not place.is_dir():
+                raise DataError(what, f"{place}, which is a file", "a folder", "Choose another name.")
             break
     return folder
 
@@ -155,8 +154,10 @@ def evaluate(
     from mmad_nb.experiments.protocols import LAYOUTS, PROTOCOLS, RULES, find_layout, open_data, run_protocol
     if protocol not in PROTOCOLS: raise unknown_name("protocol", protocol, PROTOCOLS)
     if rule not in RULES: raise unknown_name("rule", rule, RULES)
-    if not 16 <= size <= 4096: raise DataError("--size", f"{size}", "a number of pixels from 16 to 4096", "The papers use 224.")
-    folder, cache, device = checked_folder(out, "--out"), checked_folder(cache or f"{out}/features", "--cache"), checked_device(device)
+    if not 16 <= size <= 4096:
+        raise DataError("--size", f"{size}", "a number of pixels from 16 to 4096", "The papers use 224.")
+    folder, cache = checked_folder(out, "--out"), checked_folder(cache or f"{out}/features", "--cache")
+    device = str(pick_device(device)) if device else None
     layout = find_layout(data)
     how = {"size": size} if "size" in inspect.signature(LAYOUTS[layout][1]).parameters else {}
     given = {"shots": numbers(shots, "--shots"), "train_on": names(train_on), "test_on": names(test_on),
@@ -164,8 +165,9 @@ def evaluate(
     accelerator = launched(device or "")
     device = device or (accelerator and str(accelerator.device))
     study = run_protocol(protocol, detector, open_data(data, layout, names(categories) or None, **how),
-                         seeds=numbers(seeds, "--seeds"), path=folder / f"{detector}-{protocol}-{layout}.json", encoders=encoders,
-                         device=device, weights=settings(weights, "--weights"), cache=cache, accelerator=accelerator,
+                         seeds=numbers(seeds, "--seeds"), path=folder / f"{detector}-{protocol}-{layout}.json",
+                         encoders=encoders, device=device, weights=settings(weights, "--weights"), cache=cache,
+                         accelerator=accelerator,
                          **{name: value for name, value in given.items() if value}, **settings(options, "--options"))
     if accelerator is None or accelerator.is_main_process: write_tables(study, rule)
 
@@ -191,11 +193,12 @@ def tables(
     studies = [Study.load(path) for path in written]
     wanted = find_tables(**{name: value for name, value in {"key": paper, "number": number}.items() if value})
     shown = [table for table in wanted if any(fits(table, study) for study in studies)] or wanted
-    texts = {f"{table.key}-{table.number}-{table.dataset}-{table.group}".strip("-").replace(" ", "_"): render(table, studies)
-             for table in shown}
+    name = lambda table: f"{table.key}-{table.number}-{table.dataset}-{table.group}".strip("-").replace(" ", "_")
+    texts = {name(table): render(table, studies) for table in shown}
     if save:
-        for name, text in texts.items():
-            with written_beside(checked_folder(save, "--save") / f"{name}.md") as beside: beside.write_text(text, encoding="utf8")
+        for title, text in texts.items():
+            with written_beside(checked_folder(save, "--save") / f"{title}.md") as beside:
+                beside.write_text(text, encoding="utf8")
     print(f"studies in {out}: {len(studies)}, tables: {len(shown)}\n")
     print("\n".join(texts.values()))
 
@@ -214,14 +217,16 @@ def forge(
     "Write a small data set in MVTec 3D-AD's layout."
     from mmad_nb.forge import forge as write
     for name, value, low in (("train", train, 1), ("seed", seed, 0), ("size", size, 32)):
-        if value < low: raise DataError(f"--{name}", f"{value}", f"a whole number of at least {low}", "Choose a larger one.")
+        if value < low:
+            raise DataError(f"--{name}", f"{value}", f"a whole number of at least {low}", "Choose a larger one.")
     counts = {}
     for what, text in (("--validation", validation), ("--test", test)):
         counts[what] = settings(text, what)
         for name, value in counts[what].items():
-            if type(value) is not int or value < 0: raise DataError(what, f"{name}={value}", "a number of captures", "Try good=4,dent=2.")
-    write(checked_folder(root, "ROOT"), names(categories) or None, train, counts["--validation"] or None, counts["--test"] or None,
-          seed, size, level=level)
+            if type(value) is not int or value < 0:
+                raise DataError(what, f"{name}={value}", "a number of captures", "Try good=4,dent=2.")
+    write(checked_folder(root, "ROOT"), names(categories) or None, train, counts["--validation"] or None,
+          counts["--test"] or None, seed, size, level=level)
     print(f"forged: {root}")
 
 # %% ../../nbs/experiments/04_command.ipynb #13368180
@@ -230,7 +235,8 @@ def notebooks_folder() -> Path:
     package = Path(mmad_nb.__file__).parent
     for folder in (package / "notebooks", package.parent / "nbs"):
         if (folder / "00_tour.ipynb").is_file(): return folder
-    raise DataError(package / "notebooks", "no notebooks", "those that come with the package", "Install the package anew.")
+    raise DataError(package / "notebooks", "no notebooks", "those that come with the package",
+                    "Install the package anew.")
 
 
 def copy_notebooks(
@@ -254,7 +260,8 @@ def lab(
     "Copy the notebooks to a folder of your own and open JupyterLab there."
     target = checked_folder(folder, "--folder")
     copied, kept = copy_notebooks(target)
-    print(f"{target}: {len(copied)} notebooks copied" + (f", {len(kept)} were there and stay as they are" if kept else ""))
+    there = f", {len(kept)} were there and stay as they are" if kept else ""
+    print(f"{target}: {len(copied)} notebooks copied{there}")
     if copy_only: return
     try: metadata.version("jupyterlab")
     except metadata.PackageNotFoundError:
@@ -287,7 +294,8 @@ def look_at_versions(
 ) -> list:               # of Finding
     "Each requirement against what is installed."
     from packaging.requirements import Requirement
-    found = [Finding("Python", sys.version_info >= (3, 10), f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    here = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    found = [Finding("Python", sys.version_info >= (3, 10), here)]
     for one in map(Requirement, requirements):
         wanted = f"wanted {one.specifier}" if str(one.specifier) else ""
         try: version = metadata.version(one.name)
@@ -301,17 +309,20 @@ def look_at_versions(
 def look_at_machine() -> list:
     "GPU, memory, disk."
     import torch
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    gpu = ", ".join(f"{g.name} ({g.total_memory / 2**30:.0f} GB)" for g in gpus) or "none; the tiny encoders do not need one"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_properties(i) for i in range(count)]
+    gpu = ", ".join(f"{g.name} ({g.total_memory / 2**30:.0f} GB)" for g in gpus)
     place = next(p for p in (cache_dir(), *cache_dir().parents) if p.exists())
     disk = shutil.disk_usage(place).free / 2**30
     try:
         import psutil
         memory = psutil.virtual_memory().available / 2**30
     except ImportError: memory = float("nan")
-    return [Finding("GPU", True, gpu), Finding("CPU", True, f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"),
+    advice = "" if disk > 5 else "; set MMAD_NB_CACHE to a larger disk"
+    return [Finding("GPU", True, gpu or "none; the tiny encoders do not need one"),
+            Finding("CPU", True, f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}"),
             Finding("memory", not memory < 2, f"{memory:.1f} GB free"),
-            Finding("disk", disk > 5, f"{disk:.0f} GB free at {place}" + ("" if disk > 5 else "; set MMAD_NB_CACHE to a larger disk"))]
+            Finding("disk", disk > 5, f"{disk:.0f} GB free at {place}{advice}")]
 
 
 def look_at_widgets() -> list:
@@ -323,7 +334,8 @@ def look_at_widgets() -> list:
     missing = [name for name in ("jupyterlab", "jupyterlab_widgets", "anywidget") if versions[name] is None]
     colab = "google.colab" in sys.modules
     text = ", ".join(f"{name} {version or 'absent'}" for name, version in versions.items())
-    return [Finding("widgets", colab or not missing, text + ("" if colab or not missing else "; pip install 'mmad_nb[lab]'"))]
+    advice = "" if colab or not missing else "; pip install 'mmad_nb[lab]'"
+    return [Finding("widgets", colab or not missing, text + advice)]
 
 
 def look_at_weights() -> list:
@@ -369,7 +381,8 @@ COMMANDS = {function.__name__: function for function in (evaluate, tables, forge
 def usage() -> str:
     "What `mmad --help` prints."
     lines = [f"  mmad {name:9s} {inspect.getdoc(function).splitlines()[0]}" for name, function in COMMANDS.items()]
-    return "\n".join(["RGB-3D industrial anomaly detection from a terminal.", "", *lines, "", "mmad NAME --help lists the options of one."])
+    return "\n".join(["RGB-3D industrial anomaly detection from a terminal.", "", *lines, "",
+                      "mmad NAME --help lists the options of one."])
 
 
 def main(
@@ -396,9 +409,9 @@ class CommandPanel:
     "Menus for detector, protocol, encoders and seeds; the command line they make."
     def __init__(self):
         import ipywidgets as W
-        from mmad_nb.detectors import create_detector, list_detectors
+        from mmad_nb.detectors.base import DETECTORS, list_detectors
         from mmad_nb.experiments.protocols import PROTOCOLS
-        self.kinds = {name: getattr(create_detector(name, device="cpu"), "learns_from", "good") for name in list_detectors()}
+        self.kinds = {name: DETECTORS[name].learns_from for name in list_detectors()}
         self.protocols = PROTOCOLS
         self.detector = W.Dropdown(options=list(self.kinds), value="cfm", description="detector")
         self.protocol = W.Dropdown(options=list(PROTOCOLS), description="protocol")

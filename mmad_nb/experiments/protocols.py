@@ -126,7 +126,8 @@ def piles(
 ) -> dict:                     # category -> its samples
     "The samples of each category."
     numbers = {}
-    for i, head in enumerate(headings([] if samples is None else samples)): numbers.setdefault(head.category, []).append(i)
+    for i, head in enumerate(headings([] if samples is None else samples)):
+        numbers.setdefault(head.category, []).append(i)
     return {category: chosen(samples, numbers[category]) for category in sorted(numbers)}
 
 # %% ../../nbs/experiments/01_protocols.ipynb #221d5c52
@@ -157,7 +158,8 @@ class Unlabelled(Sequence):
 def per_class(data: Splits, learns: str = "good") -> list:
     "One model for each category."
     test = piles(data.test)
-    if learns == "unlabelled": return [Task(Unlabelled(pile), {c: pile}, f"{c}, unlabelled") for c, pile in test.items()]
+    if learns == "unlabelled":
+        return [Task(Unlabelled(pile), {c: pile}, f"{c}, unlabelled") for c, pile in test.items()]
     if learns == "nothing": return [Task([], {c: pile}, "nothing") for c, pile in test.items()]
     good = need_training(data)
     for category in test:
@@ -176,8 +178,8 @@ def few_shot(
         for category, test in piles(data.test).items():
             pile = good.get(category, [])
             if not 1 <= k <= len(pile):
-                raise DataError(f"{k} shots of {category}", f"{len(pile)} good samples", "at least as many as shots, and one",
-                                "Ask for fewer shots.")
+                raise DataError(f"{k} shots of {category}", f"{len(pile)} good samples",
+                                "at least one shot, and not more than samples", "Ask for fewer shots.")
             order = sorted(range(len(pile)), key=[head.id for head in headings(pile)].__getitem__)
             tasks.append(Task(chosen(pile, order[:k]), {category: test}, f"{k} of {category}", f"{k}-shot"))
     return tasks
@@ -309,14 +311,14 @@ def measure(
     masks,               # as `maps`, bool
     labels: np.ndarray,  # (N,) bool: defective
 ) -> dict:               # rule -> metric -> value
-    "All metrics by all rules. Points have no regions and no AUPRO, so for clouds the rules do not differ but for the released one."
+    "All metrics by all rules. Points of clouds have no regions, so no AUPRO, and the released rule is not for them."
     exact = dict(evaluate(maps, masks, scores, labels=labels))
     names = [f"aupro@{100 * limit:g}" for limit in LIMITS]
-    if is_ragged(maps): return {rule: {k: v for k, v in exact.items() if k not in names} for rule in ("exact", "legacy-99", "clip-200")}
+    plain = {name: value for name, value in exact.items() if name not in names}
+    if is_ragged(maps): return dict.fromkeys(("exact", "legacy-99", "clip-200"), plain)
     coarse = dict(zip(names, aupro(maps, masks, LIMITS, "legacy-99")))
     released = evaluate(scale_maps(maps, "mean"), masks, image_score(maps, "release"), labels=labels, mode="legacy-99")
     rooted = evaluate(scale_maps(maps, "sqrt-mean"), masks, scores, limits=(), labels=labels)
-    plain = {name: value for name, value in exact.items() if name not in names}
     return {"exact": exact, "legacy-99": exact | coarse,
             "release": dict(released) | {name: rooted[name] for name in ("pixel_auroc", "pixel_ap")},
             "clip-200": plain | {"aupro@30": clip_pro(maps, masks)}}
@@ -358,7 +360,7 @@ def versions_here() -> dict:
 class Study:
     "What a protocol has measured; prints as a table."
     def __init__(self,
-        settings: dict,        # protocol, detector with its options, fingerprints of its encoders, weights of the fusion
+        settings: dict,        # protocol, detector with options, fingerprints of its encoders, weights of the fusion
         data: dict,            # title, fingerprint ...
         records: list = (),    # one for each group, category and seed
         versions: list = (),   # of every installation that took part
@@ -407,9 +409,11 @@ def load_study(
     if not path.is_file(): raise DataError(path, "no such file", "a study", "Check the path.")
     try: content = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
-        raise DataError(path, f"text that is not JSON ({error})", "a study", "Copy it again, or measure anew.") from error
+        raise DataError(path, f"text that is not JSON ({error})", "a study",
+                        "Copy it again, or measure anew.") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise DataError(path, "something else", f"a file with format {FORMAT!r}", "Is it of another program or version?")
+        raise DataError(path, "something else", f"a file with format {FORMAT!r}",
+                        "Is it of another program or version?")
     return Study(**content, path=path)
 
 
@@ -476,7 +480,8 @@ def heading(self: Study, rule: str = "exact") -> str:
 @patch
 def table(self: Study, metrics=METRICS, rule: str = "exact", by: str = "category") -> str:
     "The table as text."
-    rows = [[" ".join(filter(None, (group, name))), *map(str, cells)] for group, name, cells in self.rows(metrics, rule, by)]
+    rows = [[" ".join(filter(None, (group, name))), *map(str, cells)]
+            for group, name, cells in self.rows(metrics, rule, by)]
     wide = max([len(row[0]) for row in rows], default=0) + 2
     lines = [" " * wide + "".join(f"{m:>14s}" for m in metrics)]
     lines += [f"{first:{wide}s}" + "".join(f"{cell:>14s}" for cell in cells) for first, *cells in rows]
@@ -486,7 +491,8 @@ def table(self: Study, metrics=METRICS, rule: str = "exact", by: str = "category
 @patch
 def markdown(self: Study, metrics=METRICS, rule: str = "exact", by: str = "category") -> str:
     "The table as Markdown."
-    lines = [self.heading(rule).replace("\n", "  \n"), "", f"| {by} | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
+    lines = [self.heading(rule).replace("\n", "  \n"), "", f"| {by} | " + " | ".join(metrics) + " |",
+             "|---|" + "---:|" * len(metrics)]
     for group, name, cells in self.rows(metrics, rule, by):
         lines.append(f"| {' '.join(filter(None, (group, name)))} | " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
@@ -528,7 +534,8 @@ def fingerprint(
         if (folder := (entry.category, entry.split, entry.defect)) not in seen:
             parts.append([np.frombuffer(path.read_bytes(), np.uint8) for path in files.values()])
             seen.add(folder)
-    reading = {name: value for name, value in vars(samples).items() if name not in ("root", "entries", "manifest") and name[0] != "_"}
+    reading = {name: value for name, value in vars(samples).items()
+               if name not in ("root", "entries", "manifest") and name[0] != "_"}
     return content_hash(parts, {name: repr(value) for name, value in reading.items()})
 
 # %% ../../nbs/experiments/01_protocols.ipynb #f2b9a2fe
@@ -552,7 +559,7 @@ def record_of(
         kinds[kind] = evaluate(part(maps, some), part(masks, some), scores[some], labels=defects[some] != "good")
     rounded = lambda found: {name: round(float(value), 6) for name, value in found.items()}
     return {"samples": dict(Counter(defects.tolist())), "seconds_per_sample": round(seconds, 4),
-            "metrics": {rule: rounded(found) for rule, found in measure(maps, scores, masks, defects != "good").items()},
+            "metrics": {rule: rounded(one) for rule, one in measure(maps, scores, masks, defects != "good").items()},
             "defects": {kind: rounded(found) for kind, found in kinds.items()}}
 
 # %% ../../nbs/experiments/01_protocols.ipynb #7562fe2f
@@ -594,7 +601,8 @@ def trained(
     model = folder and folder / "model"
     there = model is not None and (model / "config.json").is_file()
     workers.wait()                                      # all have looked before one of them changes anything
-    if there: return load_detector(model, detector.device, None if isinstance(detector.encoders, str) else detector.encoders), None
+    objects = None if isinstance(detector.encoders, str) else detector.encoders
+    if there: return load_detector(model, detector.device, objects), None
     start = time.perf_counter()
     shared = {"accelerator": workers.accelerator} if workers.count > 1 else {}
     detector.fit(task.train, checkpoint=folder and folder / "training.safetensors", cache=cache, **shared)
@@ -611,8 +619,8 @@ def begin_study(
 ) -> Study:
     "A new study, or the one in the file if it is of the same settings and data."
     settings, data = json.loads(json.dumps(settings, default=str)), dict(data)
-    if path is None or not Path(path).exists(): study = Study(settings, data, provenance=provenance, path=path and Path(path))
-    else: study = load_study(path)
+    if path is not None and Path(path).exists(): study = load_study(path)
+    else: study = Study(settings, data, provenance=provenance, path=path and Path(path))
     for name, old, new in (("settings", study.settings, settings), ("data", study.data, data)):
         if old != new:
             keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -643,16 +651,19 @@ def run_protocol(
     learns, data, workers = need_fit_for(protocol, first), as_splits(data), Workers(accelerator)
     if not seeds: raise DataError("seeds", "none", "at least one number", "Try seeds=(0, 1, 2).")
     if len(seeds) > 1 and "seed" not in first.config():
-        raise DataError(f"seeds of {detector!r}", f"{seeds}", "one: it has nothing to do with chance", "Give seeds=(0,).")
+        raise DataError(f"seeds of {detector!r}", f"{seeds}", "one: it has nothing to do with chance",
+                        "Give seeds=(0,).")
     need_weights(first, weights or {})
     tasks = make_tasks(data, learns, **its)
     config = {name: value for name, value in first.config().items() if name != "seed"}
-    known = {"title": data.title, "layout": data.layout, "forged": data.forged, "train": fingerprint(data.train), "test": fingerprint(data.test)}
+    known = {"title": data.title, "layout": data.layout, "forged": data.forged,
+             "train": fingerprint(data.train), "test": fingerprint(data.test)}
     if its.get("test_data") is not None: known["test_data"] = fingerprint(as_splits(its["test_data"]).test)
     settings = {"protocol": protocol, "detector": config, "stands_on": first.fingerprints(), "weights": weights or {}}
     study = begin_study(path, settings, known, first.provenance)
     workers.wait()
-    make = lambda seed: create_detector(detector, encoders, device, **options, **({"seed": seed} if "seed" in first.config() else {}))
+    seeded = lambda seed: {"seed": seed} if "seed" in first.config() else {}
+    make = lambda seed: create_detector(detector, encoders, device, **options, **seeded(seed))
     go_through(study, tasks, seeds, make, weights or {}, cache, workers)
     return study
 
@@ -660,7 +671,8 @@ def run_protocol(
 def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cache, workers: Workers):
     "Measure what the study does not hold yet, and write it down after each category."
     done = {(r["group"], r["category"], r["seed"]) for r in study.records}
-    runs = [(task, seed, [c for c in task.test if (task.group, c, seed) not in done]) for task in tasks for seed in seeds]
+    runs = [(task, seed, [c for c in task.test if (task.group, c, seed) not in done])
+            for task in tasks for seed in seeds]
     read = Reader()
     bar = progress(None, study.settings["protocol"], total=sum(len(todo) for _, _, todo in runs))
     for task, seed, todo in (run for run in runs if run[2]):
@@ -729,7 +741,8 @@ class StudyPanel:
     def __init__(self, study: Study):
         import ipywidgets as W
         self.study, self.picture, self.text = study, W.Image(format="png", width=700), W.HTML()
-        self.metric = W.Dropdown(options=sorted({m for r in study.records for m in r["metrics"]["exact"]}), value="image_auroc", description="metric")
+        metrics = sorted({metric for record in study.records for metric in record["metrics"]["exact"]})
+        self.metric = W.Dropdown(options=metrics, value="image_auroc", description="metric")
         self.rule = W.Dropdown(options=list(RULES), description="rule")
         self.by = W.Dropdown(options=["category", "defect"], description="rows")
         for control in (self.metric, self.rule, self.by): control.observe(self.refresh, "value")

@@ -56,7 +56,8 @@ def load_tables(
     for path in sorted(Path(folder or Path(__file__).parent / "tables").glob("*.json")):
         source = json.loads(path.read_text(encoding="utf8"))
         head = {name: source[name] for name in ("paper", "source", "rule_said")}
-        found += [PublishedTable(path.stem, **head, **table | {"metrics": tuple(table["metrics"])}) for table in source["tables"]]
+        found += [PublishedTable(path.stem, **head, **table | {"metrics": tuple(table["metrics"])})
+                  for table in source["tables"]]
     return found
 
 # %% ../../nbs/experiments/02_published.ipynb #1b0fa881
@@ -85,7 +86,8 @@ def average_errors(
         if not rows or "average" not in column: continue
         digits = max(len(str(value).partition(".")[2]) for row in rows for value in row)
         for metric, mean, printed in zip(table.metrics, np.mean(rows, 0), average):
-            if abs(mean - printed) > 1.01 * 10.0 ** -digits: found.append((method, metric, round(float(mean), 2), printed))
+            if abs(mean - printed) > 1.01 * 10.0 ** -digits:
+                found.append((method, metric, round(float(mean), 2), printed))
     return found
 
 # %% ../../nbs/experiments/02_published.ipynb #8f03091c
@@ -152,10 +154,10 @@ def cell(
     if values is None: return "–"
     def one(value):
         "A single figure."
-        mean, more = (value.mean, f" ±{value.half:.1f}" if value.count > 1 else "") if isinstance(value, Spread) else (value, "")
-        if np.isnan(mean): return "–"
-        return f"{mean:+.1f}" if signed else f"{mean:.1f}{more}" if isinstance(value, Spread) else f"{mean:g}"
-    return "/".join(map(one, values))
+        if not isinstance(value, Spread): return f"{value:+.1f}" if signed else f"{value:g}"
+        if np.isnan(value.mean): return "–"
+        return f"{value.mean:.1f}" + (f" ±{value.half:.1f}" if value.count > 1 else "")
+    return "/".join(map(one, values)).replace("+nan", "–")
 
 
 def render(
@@ -191,7 +193,8 @@ def table_dots(
     which, every = table.metrics.index(metric), columns(table, studies)
     published = list(methods or [m for m in table.figures][:6])
     ours = [title for title in every if title.startswith("**")]
-    rows = sorted(dict.fromkeys(row for title in published + ours for row in every[title]), key=lambda row: "average" in row)[::-1]
+    rows = dict.fromkeys(row for title in published + ours for row in every[title])
+    rows = sorted(rows, key=lambda row: "average" in row)[::-1]
     figure = Figure(figsize=(7.5, 1.6 + .27 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for n, title in enumerate(published):
@@ -214,7 +217,8 @@ class TablePanel:
     def __init__(self, studies: Sequence[Study] = ()):
         import ipywidgets as W
         self.studies = studies
-        self.table = W.Dropdown(options=[(t.name, i) for i, t in enumerate(TABLES)], description="table", layout={"width": "600px"})
+        self.table = W.Dropdown(options=[(table.name, i) for i, table in enumerate(TABLES)], description="table",
+                                layout={"width": "600px"})
         self.metric = W.Dropdown(options=TABLES[0].metrics, description="metric")
         self.picture = W.Image(format="png", width=750)
         self.table.observe(self.choose, "value"); self.metric.observe(self.refresh, "value")
