@@ -21,6 +21,7 @@ from mmad_nb.data import (AnomalyShapeNet, Cloud, Eyecandies, MVTec3D, Real3D, S
                           read_labelled_points, read_manifest, read_mask, read_pcd, read_ply, read_rgb, read_table, read_xyz, square, unproject)
 from mmad_nb.data.clouds import lzf_decompress, near_origin, read_cloud
 from mmad_nb.data.datasets import BrowsePanel, png_bits
+from mmad_nb.data.prepare import find_table, fit_plane
 from mmad_nb.data.sample import check_amount
 
 SPOT = scene()[2]
@@ -751,3 +752,36 @@ def test_the_object_is_looked_for_once(root, monkeypatch):
     write_capture(root / "bagel/test/hole", "000", photo, xyz, (spot * 255).astype(np.uint8))
     changed = data[1]
     assert len(calls) == 5 and calls[-1] == "bagel/test/hole/000" and (changed.xyz != first[1].xyz).any()
+
+
+def test_a_plane_that_leaves_the_border_is_not_taken():
+    y, x = np.mgrid[:120, :120] * 0.001
+    ramp = np.zeros((120, 120))
+    ramp[10:-10, 10:-10] = np.linspace(0, 0.008, 100)               # a wedge that begins at the table's height: settling would climb it
+    z = 0.5 - ramp + np.random.default_rng(0).normal(0, 0.0003, ramp.shape)
+    plane, _ = find_table(np.stack([x, y, z]).astype(np.float32), np.ones((120, 120), bool))
+    assert plane.share > 0.99
+    np.testing.assert_allclose(plane.normal, [0, 0, -1], atol=0.002)
+
+
+def test_the_table_settles_on_the_whole_capture():
+    """Only the upper edge shows the table at the border, and the table is bent up there by 3 mm (less than the threshold). The plane must fit the 500 rows below."""
+    y, x = np.mgrid[:600, :300] * 0.001
+    bend = 0.003 * np.clip(1 - y / 0.08, 0, None)**2
+    xyz = np.stack([x, y, 0.5 - bend + np.random.default_rng(0).normal(0, 0.0003, y.shape)]).astype(np.float32)
+    valid = np.zeros((600, 300), bool)
+    valid[:580, 20:-20] = True
+    far_end = np.array([0.15, 0.57, 0.5])
+    assert abs(fit_plane(xyz[:, :10, 20:-20].reshape(3, -1).T).distance(far_end)) > 0.02
+    assert abs(find_table(xyz, valid)[0].distance(far_end)) < 0.001
+
+
+def test_eyecandies_frame_and_focal_length_of_a_wide_picture(tmp_path):
+    """The focal length goes with the width. A pixel in the upper half looks further away from the near end: `forward`, which is `back` turned round."""
+    root = write_eyecandies(tmp_path, shape=(32, 48), train=1)
+    raw = Eyecandies(root, prepared=False)[0]
+    focal = 711.11 * 48 / 512
+    assert raw.size == (32, 48)
+    np.testing.assert_allclose(raw.xyz[0, 0], (np.arange(48) - 24) * 3 / focal / 10, atol=1e-4)     # 3 m to the belt, a tenth
+    np.testing.assert_allclose(raw.xyz[1, :, 0], (np.arange(32) - 16) * 3 / focal / 10, atol=1e-4)  # rows go back, towards the near end
+    np.testing.assert_allclose(raw.xyz[2, 0], 0, atol=1e-4)                                         # the belt is the height zero of its world
