@@ -208,10 +208,14 @@ def test_options_that_nobody_knows(mvtec):
 def test_a_defect_with_an_empty_mask_is_defective(mvtec):
     samples = list(per_class(small(mvtec))[0].test["bagel"])
     hidden = [replace(sample, mask=np.zeros_like(sample.mask)) if sample.defect == "stain" else sample for sample in samples]
+    assert [sample.defect for sample in hidden] == ["good", "hole", "hole", "stain"]
     detector = DarkSpots().fit([])
+    detector.image_scores = lambda maps: torch.tensor([1., 2., 3., 0.])
     seen, masked = (record_of(detector, pile, {}) for pile in (samples, hidden))
     assert seen["samples"] == masked["samples"] == {"good": 1, "hole": 2, "stain": 1}
-    assert seen["metrics"]["exact"]["image_auroc"] == masked["metrics"]["exact"]["image_auroc"]
+    for record in (seen, masked):
+        assert record["metrics"]["exact"]["image_auroc"] == pytest.approx(2 / 3, abs=1e-6)      # by masks it would be 1
+        assert record["defects"]["stain"]["image_auroc"] == 0
     assert seen["metrics"]["exact"]["pixel_auroc"] != masked["metrics"]["exact"]["pixel_auroc"]
 
 
