@@ -69,20 +69,18 @@ def detector_at_paper_size(kind: str, folder: Path):
 
     from mmad_nb.detectors import create_detector
     from mmad_nb.features.zoo import create_encoder
-    from mmad_nb.mapping import create_geometry_mappers, create_mappers
     from mmad_nb.prompts.states import PromptText
     encoders = (create_encoder("vit_base_patch8_224.dino", folder / "dino_vitbase8_pretrain.pth", "cpu"),
                 create_encoder("point_mae", folder / "pretrain.pth", "cpu"))
     sizes = dict(blocks=8, group_size=32) if kind == "text_guided-pruned" else dict(blocks=12, group_size=128)
     if kind == "cfm":
         detector = create_detector("cfm", encoders, "cpu", **sizes)
-        detector.mappers = create_mappers(768, 1152)
+        detector.begin([])
     else:
         detector = create_detector("text_guided", (*encoders, "ViT-L-14-336.openai"), "cpu", **sizes)
         detector.text["bagel"] = PromptText(F.normalize(torch.randn(1, 14, 768), dim=-1), None)
-        detector.mappers = create_geometry_mappers(768, 1152)
-        detector.add_words((768, 1152), 768)
-    detector.mappers.eval().requires_grad_(False)
+        detector.begin([], text_dim=768)
+    detector.modules.eval().requires_grad_(False)
     detector.fitted = True
     return detector
 

@@ -22,6 +22,7 @@ from mmad_nb.data import prepare
 from mmad_nb.forge import forge_sample, list_categories, list_defects
 from mmad_nb.forge.forge import LEVELS, plan
 from mmad_nb.detectors import create_detector
+from mmad_nb.detectors.frozen import TRAINING_PRESETS
 from mmad_nb.features.zoo import create_encoder, encoder_pair
 from mmad_nb.scoring import evaluate
 
@@ -41,8 +42,7 @@ def captures(categories, train: int, good: int, bad: int, seed: int, level: str 
 
 def scores(encoders, train, test, seed: int, cache) -> dict:
     "Category -> the metrics of one unified CFM."
-    detector = create_detector("cfm", encoders="tiny", device="cpu", seed=seed)
-    detector.image_encoder, detector.point_encoder = encoders
+    detector = create_detector("cfm", encoders=encoders, device="cpu", seed=seed, **TRAINING_PRESETS["tiny"])
     detector.fit(train, cache=cache)
     maps = detector.fuse(detector.components(test, cache=cache))
     values, found = detector.image_scores(maps), {}
