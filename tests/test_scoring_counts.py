@@ -298,7 +298,7 @@ def test_labels_given_and_metrics_undefined():
     (lambda: Evaluator(pair()[1]).evaluate(pair()[0]["rgb"], scores=[1.]), "(10,)"),
     (lambda: Evaluator(pair()[1]).evaluate(pair()[0]["rgb"], scores=[np.nan] * 10), "scores"),
     (lambda: Evaluator(pair()[1]).evaluate(pair()[0]["rgb"], mode="legacy-7"), "legacy-100"),
-    (lambda: evaluate(np.full((10, 17, 17), np.nan), pair()[1]), "NaN scores"),
+    (lambda: evaluate(np.full((10, 17, 17), np.nan), pair()[1]), "NaN"),
 ])
 def test_refused(call, words):
     with pytest.raises(DataError) as error: call()
@@ -392,7 +392,7 @@ def test_large_clouds_are_shared_out():
     (lambda c, m: evaluate(c, [*m[:3], m[3][:-1], *m[4:]]), "cloud 3"),
     (lambda c, m: evaluate(c, [*m[:2], None, *m[3:]]), "cloud 2"),
     (lambda c, m: evaluate([*c[:1], c[1][:0], *c[2:]], [*m[:1], m[1][:0], *m[2:]]), "cloud 1"),
-    (lambda c, m: evaluate([*c[:1], c[1] * torch.nan, *c[2:]], m), "NaN scores"),
+    (lambda c, m: evaluate([*c[:1], c[1] * torch.nan, *c[2:]], m), "NaN"),
     (lambda c, m: evaluate(c, m, scores=[1.]), "(9,)"),
     (lambda c, m: evaluate(torch.zeros(9, 4, 4), m), "cloud 0"),
     (lambda c, m: evaluate(c, np.zeros((9, 4, 4))), "cloud 0"),

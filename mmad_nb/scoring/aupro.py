@@ -15,8 +15,8 @@ from ..core.runtime import DataError, unknown_name
 
 # %% auto #0
 __all__ = ['LEGACY', 'label_regions', 'area_below', 'count_outranking', 'bar_area', 'region_weights', 'as_maps_and_masks',
-           'is_ragged', 'as_numpy', 'split_scores', 'check_limits', 'aupro', 'pro_curve', 'curve_corners',
-           'sized_defects', 'AuproPanel']
+           'as_mask', 'is_ragged', 'as_numpy', 'as_numbers', 'without_nan', 'split_scores', 'check_limits',
+           'limit_name', 'check_mode', 'aupro', 'pro_curve', 'curve_corners', 'sized_defects', 'AuproPanel']
 
 # %% ../../nbs/scoring/01_aupro.ipynb #66f4f10d
 def label_regions(
@@ -88,14 +88,20 @@ def as_maps_and_masks(
     if is_ragged(maps) or is_ragged(masks):
         raise DataError("maps and masks", "clouds, one value a point", "(N,H,W)",
                         "Regions need neighbours, and a list of points has none; `evaluate` gives the other metrics.")
-    maps, masks = _as_numbers(maps), as_numpy(masks) != 0
-    if maps.shape != masks.shape or maps.ndim not in (2, 3):
-        raise DataError("maps and masks", f"shapes {tuple(maps.shape)} and {masks.shape}", "both (N,H,W)",
-                        "Resize the masks (nearest) or the maps (bilinear) first.")
-    if bad := int((maps != maps).sum()):                         # NaN alone differs from itself
-        raise DataError("maps", f"{bad} NaN scores", "numbers",
-                        "Find out where they arise; a rank of NaN has no meaning.")
+    maps, masks = without_nan("maps", as_numbers("maps", maps)), as_mask(masks)
+    if maps.shape != masks.shape or maps.ndim not in (2, 3) or masks.size == 0:
+        raise DataError("maps and masks", f"shapes {tuple(maps.shape)} and {masks.shape}", "both (N,H,W), not empty",
+                        "Resize the masks (nearest) or the maps (bilinear) first; is the test set empty?")
     return (maps, masks) if maps.ndim == 3 else (maps[None], masks[None])
+
+
+def as_mask(
+    masks,          # numpy or torch; nonzero = defective
+    where: str = "masks",  # how messages call them
+) -> np.ndarray:    # bool
+    "Checked masks; NaN or text would count as defective, so both are refused."
+    masks = as_numpy(without_nan(where, as_numbers(where, masks)))
+    return masks if masks.dtype == bool else masks != 0
 
 
 def is_ragged(
@@ -112,13 +118,37 @@ def as_numpy(
     return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
 
 
-def _as_numbers(maps):
-    if not isinstance(maps, torch.Tensor): return np.asarray(maps)
-    maps = maps.detach().float() if maps.element_size() < 4 else maps.detach()      # NumPy has no bfloat16
-    return maps if _on_gpu(maps) else maps.numpy()
+def as_numbers(
+    where: str,     # how messages call them
+    values,         # numpy, torch on any device, or nested lists
+):                  # a tensor if they are on a GPU, else numpy; bool, whole or real numbers of at most 64 bits
+    "Checked numbers: no text, no complex numbers, no lists of unequal length."
+    if isinstance(values, torch.Tensor):
+        if values.is_complex(): raise _no_numbers(where, values.dtype)
+        values = values.detach()
+        if values.dtype in (torch.float16, torch.bfloat16): values = values.float()     # NumPy has no bfloat16
+        return values if _on_gpu(values) else values.numpy()
+    try: values = np.asarray(values)
+    except (ValueError, TypeError) as error: raise _no_numbers(where, "lists of unequal length, or objects") from error
+    if values.dtype.kind not in "bfiu": raise _no_numbers(where, f"values of type {values.dtype}")
+    wanted = values.dtype.newbyteorder("=") if values.itemsize <= 8 else np.dtype(float)
+    return values.astype(wanted, copy=False)                     # the bytes in the order of this processor
 
 
-def _on_gpu(maps): return maps.device.type != "cpu"
+def _on_gpu(values): return values.device.type != "cpu"
+
+
+def _no_numbers(where, found): return DataError(where, str(found), "real numbers", "Convert them first.")
+
+
+def without_nan(
+    where: str,     # how messages call them
+    values,         # of as_numbers
+):                  # the same
+    "Refuse NaN, whose rank has no meaning."
+    if bad := int((values != values).sum()):                     # NaN alone differs from itself
+        raise DataError(where, f"{bad} NaN", "numbers", "Find out where they arise; a rank of NaN has no meaning.")
+    return values
 
 # %% ../../nbs/scoring/01_aupro.ipynb #c9356fe4
 def split_scores(
@@ -132,10 +162,28 @@ def split_scores(
 
 def check_limits(limit):
     "The limits as a list, if they are possible ones."
-    limits = [float(L) for L in np.atleast_1d(limit)]
+    try: limits = [float(L) for L in np.atleast_1d(limit)]
+    except (TypeError, ValueError): limits = [-1]
     if not all(0 < L <= 1 for L in limits):
         raise DataError("limit", str(limit), "numbers in (0, 1]", "30 percent is 0.3.")
+    if len({limit_name(L) for L in limits}) < len(limits):
+        raise DataError("limit", str(limit), "limits whose percentages differ in their first six digits",
+                        "Each names a metric of its own, such as aupro@30; leave one out.")
     return limits
+
+
+def limit_name(
+    limit: float,   # L in (0,1]
+) -> str:           # such as "aupro@30"
+    "What AUPRO up to this limit is called among the metrics."
+    return f"aupro@{100 * limit:g}"
+
+
+def check_mode(
+    mode: str,      # "exact" or one of LEGACY
+):
+    "Refuse a way to compute AUPRO that does not exist."
+    if not isinstance(mode, str) or mode not in ("exact", *LEGACY): raise unknown_name("mode", mode, ["exact", *LEGACY])
 
 # %% ../../nbs/scoring/01_aupro.ipynb #21546b6b
 def aupro(
@@ -147,10 +195,10 @@ def aupro(
     "Area under the per-region-overlap curve up to `limit`, divided by `limit`."
     maps, masks = as_maps_and_masks(maps, masks)
     limits = check_limits(limit)
+    check_mode(mode)
     if not masks.any() or masks.all(): areas = [float("nan")] * len(limits)
     elif mode == "exact": areas = _exact_areas(maps, masks, limits)
-    elif mode in LEGACY: areas = _legacy_areas(maps, masks, limits, LEGACY[mode])
-    else: raise unknown_name("mode", mode, ["exact", *LEGACY])
+    else: areas = _legacy_areas(maps, masks, limits, LEGACY[mode])
     return areas if np.ndim(limit) else areas[0]
 
 
@@ -179,6 +227,9 @@ def curve_corners(
     w: np.ndarray,                        # (M,) what each defective pixel adds to the height; 1 in total
 ) -> tuple[np.ndarray, np.ndarray]:       # FPR and height at the corners, from (0,0) to (1,1)
     "The curve that rises by `w` where a defective pixel is detected."
+    if len(anomalous) == 0 or len(normal) == 0:
+        raise DataError("curve", f"{len(anomalous)} defective and {len(normal)} normal scores", "at least one of each",
+                        "Without both there is no curve to draw.")
     distinct, group = np.unique(as_numpy(anomalous), return_inverse=True)
     gain = np.bincount(group, w)[::-1]                      # height gained at each score, from high to low
     higher, at_least = count_outranking(distinct[::-1].copy(), normal)

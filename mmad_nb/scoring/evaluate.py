@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from ..core.runtime import DataError
-from .aupro import (as_maps_and_masks, as_numpy, aupro, bar_area, check_limits, count_outranking,
-                                   curve_corners, is_ragged, region_weights, split_scores)
+from .aupro import (as_maps_and_masks, as_numbers, as_numpy, aupro, bar_area, check_limits, check_mode,
+                                   count_outranking, curve_corners, is_ragged, limit_name, region_weights, split_scores,
+                                   without_nan)
 
 # %% auto #0
-__all__ = ['LIMITS', 'auroc', 'mean_win', 'roc_curve', 'average_precision', 'mean_precision', 'f1_max', 'Metrics',
+__all__ = ['LIMITS', 'auroc', 'two_lists', 'mean_win', 'roc_curve', 'average_precision', 'mean_precision', 'f1_max', 'Metrics',
            'pixel_metrics', 'as_points', 'per_image', 'image_metrics', 'image_labels', 'image_scores', 'one_per_image',
            'evaluate', 'MetricsPanel']
 
@@ -25,8 +26,22 @@ def auroc(
     normal,      # (n,) scores of what is normal
 ) -> float:      # in [0,1]; NaN where one of the two is empty
     "Probability that an anomalous score is higher than a normal one; ties count half."
+    anomalous, normal = two_lists(anomalous, normal)
     if len(anomalous) == 0 or len(normal) == 0: return float("nan")
     return mean_win(*count_outranking(anomalous, normal), len(normal))
+
+
+def two_lists(
+    anomalous,          # (M,) numpy, torch or a list
+    normal,             # (n,)
+) -> tuple:             # both, numpy or on their GPU
+    "Checked scores: two lists of numbers without NaN."
+    scores = {"anomalous": as_numbers("anomalous", anomalous), "normal": as_numbers("normal", normal)}
+    for name, values in scores.items():
+        if values.ndim != 1:
+            raise DataError(name, f"shape {tuple(values.shape)}", "(n,), a list of scores", "Flatten them first.")
+        without_nan(name, values)
+    return tuple(scores.values())
 
 
 def mean_win(
@@ -43,7 +58,8 @@ def roc_curve(
     normal,                           # (n,) scores of what is normal
 ) -> tuple[np.ndarray, np.ndarray]:   # false and true positive rate at the corners, from (0,0) to (1,1)
     "The exact ROC curve; straight lines between its corners."
-    return curve_corners(anomalous, normal, np.full(len(anomalous), 1 / len(anomalous)))
+    anomalous, normal = two_lists(anomalous, normal)
+    return curve_corners(anomalous, normal, np.full(len(anomalous), 1 / max(len(anomalous), 1)))
 
 # %% ../../nbs/scoring/03_evaluate.ipynb #facd35b8
 def average_precision(
@@ -51,6 +67,7 @@ def average_precision(
     normal,      # (n,) scores of what is normal
 ) -> float:      # in [0,1]; NaN without anything anomalous
     "Mean precision at the anomalous scores, stepwise; equal scores are passed together."
+    anomalous, normal = two_lists(anomalous, normal)
     if len(anomalous) == 0: return float("nan")
     found, false_alarms = count_outranking(anomalous, anomalous)[1], count_outranking(anomalous, normal)[1]
     return mean_precision(found, false_alarms)
@@ -69,6 +86,7 @@ def f1_max(
     normal,      # (n,) scores of what is normal
 ) -> float:      # in [0,1]; NaN without anything anomalous
     "The best F1 score that any threshold reaches."
+    anomalous, normal = two_lists(anomalous, normal)
     if len(anomalous) == 0: return float("nan")
     found, false_alarms = count_outranking(anomalous, anomalous)[1], count_outranking(anomalous, normal)[1]
     return float((2 * found / (found + false_alarms + len(anomalous))).max())
@@ -99,7 +117,7 @@ def pixel_metrics(
     limits: Sequence[float],  # false positive rates for AUPRO
 ) -> dict:                  # pixel_auroc, pixel_ap, aupro@30, ...
     "Everything that can be said about the pixels, from three counts for each defective one."
-    names = [f"aupro@{100 * L:g}" for L in limits]
+    names = [limit_name(L) for L in limits]
     if len(found) == 0 or normals == 0: return dict.fromkeys(["pixel_auroc", "pixel_ap", *names], float("nan"))
     a, b = higher / normals, at_least / normals
     areas = [float((w * bar_area(a, b, L)).sum() / L) for L in limits]
@@ -112,17 +130,21 @@ def as_points(
     masks,     # N arrays or tensors (n,): nonzero = a defective point
 ) -> tuple:    # (P,) scores of all points, a tensor if they are on a GPU, else numpy; (P,) bool, numpy; the N sizes
     "Checked scores and labels of clouds, one cloud after the other."
+    for name, values in (("maps", maps), ("masks", masks)):
+        if not hasattr(values, "__len__"):
+            raise DataError(name, f"a {type(values).__name__}", "a list of (n,), one for each cloud", "Give one for each.")
     if len(maps) != len(masks):
         raise DataError("masks", f"labels of {len(masks)} clouds", f"of {len(maps)}, as many as have scores",
                         "Pick the same clouds from both.")
     for i, (scores, labels) in enumerate(zip(maps, masks)):
-        shape = getattr(labels, "shape", None if labels is None else (len(labels),))
-        if len(scores) == 0 or scores.ndim != 1 or shape != scores.shape:
-            raise DataError(f"cloud {i}", f"scores {tuple(scores.shape)}, labels {shape and tuple(shape)}",
+        shapes = [tuple(as_numbers(f"cloud {i}, {name}", values).shape) for name, values in
+                  (("scores", scores), ("labels", labels))]
+        if shapes[0] != shapes[1] or len(shapes[0]) != 1 or shapes[0] == (0,):
+            raise DataError(f"cloud {i}", f"scores {shapes[0]}, labels {shapes[1]}",
                             "both (n,), one number for each of at least one point",
                             "Were points removed or thinned out on one side only?")
     on_torch = any(isinstance(scores, torch.Tensor) for scores in maps)
-    scores = torch.cat([torch.as_tensor(s) for s in maps]) if on_torch else np.concatenate(maps)
+    scores = torch.cat([torch.as_tensor(s) for s in maps]) if on_torch else np.concatenate(list(map(np.asarray, maps)))
     scores, labels = as_maps_and_masks(scores[None], np.concatenate([as_numpy(m) for m in masks])[None])
     return scores[0, 0], labels[0, 0], tuple(len(m) for m in maps)
 
@@ -148,7 +170,12 @@ def image_metrics(
 
 def image_labels(labels, masks, sizes=None):
     "Which images or clouds are defective: as given, or those with a mask that is not empty."
-    if labels is not None: return one_per_image("labels", labels, len(sizes or masks)).astype(bool)
+    if labels is not None:
+        labels = one_per_image("labels", labels, len(sizes or masks))
+        if not np.isin(labels, (0, 1)).all():
+            raise DataError("labels", f"values {np.unique(labels)[:5].tolist()}", "True or False, 1 or 0, for each image",
+                            "Write [defect != 'good' for defect in defects].")
+        return labels.astype(bool)
     return np.array([mask.any() for mask in per_image(masks, sizes)])
 
 
@@ -162,12 +189,14 @@ def image_scores(scores, maps, sizes=None):
 
 def one_per_image(name, values, count):
     "Checked array with one number for each image."
-    values = as_numpy(values)
+    try: values = as_numpy(without_nan(name, as_numbers(name, values)))
+    except DataError as error:
+        raise DataError(name, error.found, f"one number for each of {count} images",
+                        "Words become labels by [defect != 'good' for defect in defects]." if name == "labels" else
+                        "Look for a map without a valid pixel.") from error
     if values.shape != (count,):
         raise DataError(name, f"shape {values.shape}", f"({count},), one an image",
                         "Give them in the order of the maps.")
-    if np.isnan(values.astype(float)).any():
-        raise DataError(name, "NaN", "one number an image", "Look for a map without a valid pixel.")
     return values
 
 # %% ../../nbs/scoring/03_evaluate.ipynb #44216034
@@ -183,6 +212,7 @@ def evaluate(
     mode: str = "exact",                        # how AUPRO is computed, see `aupro`
 ) -> Metrics:                                   # image_auroc, image_ap, pixel_auroc, pixel_ap, aupro@30, ...
     "All metrics of a test set. NaN where one is undefined, as AUPRO of clouds is; NaN scores raise."
+    check_mode(mode)
     clouds = is_ragged(maps) or is_ragged(masks)
     maps, masks, sizes = as_points(maps, masks) if clouds else (*as_maps_and_masks(maps, masks), None)
     limits, labels = check_limits(limits), image_labels(labels, masks, sizes)

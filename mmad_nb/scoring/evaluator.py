@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from scipy import ndimage
 
 from ..core.runtime import DataError
-from .aupro import (as_maps_and_masks, as_numpy, aupro, check_limits, count_outranking, is_ragged,
-                                   region_weights)
+from .aupro import (as_maps_and_masks, as_mask, as_numbers, as_numpy, aupro, check_limits, check_mode,
+                                   count_outranking, is_ragged, region_weights)
 from .evaluate import (LIMITS, Metrics, as_points, image_labels, image_metrics, image_scores,
                                       one_per_image, per_image, pixel_metrics)
 
@@ -229,11 +229,11 @@ class Evaluator:
     ):
         self.sizes, clouds = None, is_ragged(masks)                # points of each cloud; None: images
         if clouds: _, masks, self.sizes = as_points(masks, masks)  # all points, one cloud after the other
-        masks = as_numpy(masks)
+        masks = as_mask(masks)
         if not clouds and (masks.ndim != 3 or masks.size == 0):
             raise DataError("masks", f"shape {masks.shape}", "(N,H,W), not empty",
                             "Add the missing axis, or stack single masks.")
-        self.masks = masks if masks.dtype == bool else masks != 0
+        self.masks = masks
         self.limits, self.labels = check_limits(limits), image_labels(labels, self.masks, self.sizes)
         self.places = np.flatnonzero(self.masks)                   # of the defective pixels
         self.region_weights = np.full(len(self.places), np.nan) if clouds else region_weights(self.masks)
@@ -248,7 +248,8 @@ def as_float(
     maps,             # numpy or torch
 ) -> torch.Tensor:    # on the same device, float32 or float64
     "Maps as a tensor of 32 or 64 bits, which holds any score of fewer bits exactly."
-    if not isinstance(maps, torch.Tensor): maps = torch.from_numpy(np.require(maps, requirements=["C", "W"]))
+    if not isinstance(maps, torch.Tensor) or maps.is_complex():
+        maps = torch.from_numpy(np.require(as_numbers("maps", maps), requirements=["C", "W"]))
     maps = maps.detach()
     if maps.dtype in (torch.float32, torch.float64): return maps.contiguous()
     return maps.to(torch.float32 if maps.element_size() < 4 else torch.float64)
@@ -299,7 +300,7 @@ def one_each(
     count: int,     # how many maps it was given
 ) -> torch.Tensor:  # (count,)
     "Checked: one number for each map."
-    values = torch.as_tensor(values).detach()
+    values = torch.as_tensor(as_numbers("scores", values))
     if values.shape != (count,):
         raise DataError("scores", f"shape {tuple(values.shape)}", f"({count},), one for each map that was given",
                         "Reduce over rows and columns only.")
@@ -406,6 +407,7 @@ def evaluate(self: Evaluator,
     **weights,        # for `fuse`
 ) -> Metrics:         # as `evaluate`
     "All metrics of these maps, or of what these weights make of the components."
+    check_mode(mode)
     if fuse is None:                                                # nothing to fuse
         maps, fuse = {"maps": list(maps) if is_ragged(maps) else as_float(maps)}, lambda parts: parts["maps"]
     highest = lambda some: torch.stack([s.amax() for s in some]) if isinstance(some, list) else some.flatten(1).amax(1)
@@ -430,6 +432,7 @@ class AnomalyMetrics:
         limits: Sequence[float] = LIMITS,   # false positive rates for AUPRO
         mode: str = "exact",                # how AUPRO is computed, see `aupro`
     ):
+        check_mode(mode)
         self.limits, self.mode = check_limits(limits), mode
         self.reset()
 

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from numbers import Integral, Real
 
 import torch
 
 from ..core.runtime import DataError, png_bytes, unknown_name
 
 # %% auto #0
-__all__ = ['RULES', 'BLUR', 'SCORES', 'SCALES', 'fuse_maps', 'blur_matrix', 'box_blur', 'image_score', 'nonzero_mean',
-           'scale_maps', 'png', 'FusionPanel']
+__all__ = ['RULES', 'BLUR', 'SCORES', 'SCALES', 'fuse_maps', 'check_distances', 'check_share', 'blur_matrix', 'box_blur',
+           'image_score', 'check_stack', 'nonzero_mean', 'scale_maps', 'png', 'FusionPanel']
 
 # %% ../../nbs/scoring/02_fusion.ipynb #0998a28c
 RULES = ("mul", "add", "max", "single")
@@ -26,12 +27,37 @@ def fuse_maps(
     alpha: float = 0.5,   # share of geometry in [0,1]; 0.5 is the published rule. A tensor is differentiated through
 ) -> torch.Tensor:        # (...,H,W)
     "Two maps become one; pure, and differentiable in the maps and in `alpha` except for the choice of `single`."
+    if rule not in RULES: raise unknown_name("fusion rule", rule, RULES)
+    check_distances("rgb", rgb), check_distances("xyz", xyz)
+    if rgb.shape[-2:] != xyz.shape[-2:]:
+        raise DataError("xyz", f"shape {tuple(xyz.shape)}", f"{tuple(rgb.shape)}, that of rgb", "Take the same samples.")
+    check_share(alpha)
     photo, shape = 2 * (1 - alpha), 2 * alpha
     if rule == "mul": return rgb.pow(photo) * xyz.pow(shape)
     if rule == "add": return photo * rgb + shape * xyz
     if rule == "max": return torch.maximum(photo * rgb, shape * xyz)
-    if rule == "single": return rgb if alpha <= 0.5 else xyz
-    raise unknown_name("fusion rule", rule, RULES)
+    return rgb if alpha <= 0.5 else xyz
+
+
+def check_distances(
+    where: str,  # how messages call them
+    maps,        # any shape
+):
+    "Refuse what are no distances: numbers that are not real, below 0 or NaN."
+    if not isinstance(maps, torch.Tensor) or not maps.is_floating_point():
+        raise DataError(where, f"{getattr(maps, 'dtype', type(maps).__name__)}", "a tensor of floating point numbers",
+                        "Convert it with torch.as_tensor(maps).float().")
+    if maps.numel() and not maps.amin() >= 0:                       # NaN fails every comparison
+        raise DataError(where, f"{maps.amin().item():g}", "distances, 0 and more", "Find out where it arises.")
+
+
+def check_share(
+    alpha,       # a number, or a tensor with one
+):
+    "Refuse a share of geometry that is none."
+    number = alpha.item() if isinstance(alpha, torch.Tensor) and alpha.numel() == 1 else alpha
+    if not isinstance(number, Real) or not 0 <= number <= 1:
+        raise DataError("alpha", repr(alpha), "a number from 0 to 1", "0 the photo alone, 1 the geometry alone.")
 
 # %% ../../nbs/scoring/02_fusion.ipynb #03921a90
 BLUR = ((5, 5), (7, 3))  # CFM: kernel 5 five times, then kernel 7 three times
@@ -46,8 +72,8 @@ def blur_matrix(
     distance = (torch.arange(size)[:, None] - torch.arange(size)).abs()
     result = torch.eye(size, dtype=torch.float64)
     for kernel, times in passes:
-        if kernel % 2 == 0:
-            raise DataError("blur", f"a kernel of {kernel}", "an odd number of pixels",
+        if not isinstance(kernel, Integral) or not isinstance(times, Integral) or kernel % 2 == 0 or kernel < 1 or times < 0:
+            raise DataError("blur", f"a kernel of {kernel}, {times} times", "an odd number of pixels, and 0 or more times",
                             "An even box has no centre pixel.")
         one = (distance <= kernel // 2).double() / kernel
         result = torch.linalg.matrix_power(one, times) @ result
@@ -65,8 +91,13 @@ def box_blur(
     passes: tuple = BLUR,   # (odd kernel, times) in turn; () changes nothing
 ) -> torch.Tensor:          # (...,H,W)
     "Repeated box means with zeros outside the picture."
+    if not isinstance(maps, torch.Tensor) or not maps.is_floating_point() or maps.ndim < 2:
+        raise DataError("blur", f"{getattr(maps, 'dtype', type(maps).__name__)}", "floating point maps (...,H,W)",
+                        "Whole numbers cannot hold a mean: convert them with .float().")
+    try: passes = tuple((kernel, times) for kernel, times in passes)
+    except (TypeError, ValueError) as error:
+        raise DataError("blur", repr(passes), "pairs (odd kernel, times), such as ((5, 2),)", "Correct it.") from error
     if not passes: return maps
-    passes = tuple((int(kernel), int(times)) for kernel, times in passes)
     high, wide = (blur_matrix(side, passes).to(maps) for side in maps.shape[-2:])
     maps = torch.cat([high[out, seen] @ maps[..., seen, :] for out, seen in _strips(len(high), passes)], -2)
     return torch.cat([maps[..., seen] @ wide[out, seen].T for out, seen in _strips(len(wide), passes)], -1)
@@ -81,9 +112,20 @@ def image_score(
 ) -> torch.Tensor:         # (N,); 0 for a map that is zero everywhere
     "One score for each map."
     if rule not in SCORES: raise unknown_name("image score", rule, SCORES)
-    flat = maps.flatten(1)
+    flat = check_stack(maps).flatten(1)
     largest = flat.amax(1)
+    if rule == "release": check_distances("maps", maps)                  # the root of a negative mean is NaN
+    elif largest.isnan().any():
+        raise DataError("maps", f"NaN in {int(largest.isnan().sum())} of them", "numbers", "Find out where they arise.")
     return largest if rule == "max" else largest / nonzero_mean(flat).sqrt()
+
+
+def check_stack(maps) -> torch.Tensor:
+    "Refuse what is not (N,H,W): a single map would give a number for each of its rows."
+    if not isinstance(maps, torch.Tensor) or maps.ndim != 3 or maps[:1].numel() == 0:
+        raise DataError("maps", f"shape {tuple(getattr(maps, 'shape', ()))}", "a tensor (N,H,W), not empty",
+                        "A single map (H,W) becomes one by maps[None].")
+    return maps
 
 
 def nonzero_mean(flat: torch.Tensor) -> torch.Tensor:
@@ -101,6 +143,7 @@ def scale_maps(
 ) -> torch.Tensor:        # (N,H,W)
     "Each map divided by a number of its own."
     if by not in SCALES: raise unknown_name("scale", by, SCALES)
+    check_distances("maps", check_stack(maps))
     if by == "none": return maps
     flat = maps.flatten(1)
     mean = flat.mean(1)
