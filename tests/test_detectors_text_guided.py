@@ -72,6 +72,28 @@ def test_a_loaded_detector_needs_no_text_tower_for_known_categories(tmp_path, fi
         again.components([replace(TESTS[0], category="vial")])
 
 
+def test_another_text_encoder_by_name(tmp_path, monkeypatch):
+    "It replaces the pair's own, its vectors are kept with the detector, and it is not asked again for known categories."
+    from mmad_nb.prompts import states
+    made = []
+
+    class Others(Words):
+        def __init__(self, name): made.append(name)
+        def encode_text(self, texts): return F.normalize(super().encode_text(texts)[:, :12].flip(1), dim=-1)
+
+    states.text_tower.cache_clear()
+    monkeypatch.setattr(states, "create_encoder", lambda name, device: Others(name))
+    own = detector(epochs=1).fit(GOOD)
+    other = create_detector("text_guided", miniature(), "cpu", epochs=1, pixels=100, batch_size=2, group_size=8, words="all-MiniLM-L6-v2").fit(GOOD)
+    assert made == ["all-MiniLM-L6-v2"] and other.text["disc"].normal.shape[-1] == 12 and own.text["disc"].normal.shape[-1] == 16
+    other.save(tmp_path / "saved")
+    states.text_tower.cache_clear()
+    again = load_detector(tmp_path / "saved", device="cpu", encoders=miniature())
+    assert torch.allclose(again.components(TESTS)["text"], other.components(TESTS)["text"], atol=1e-6) and len(made) == 1
+    with pytest.raises(DataError, match="words"): detector(words="all-MiniLM")
+    states.text_tower.cache_clear()
+
+
 def test_fusion_is_equation_16_and_differentiable(fitted):
     plain = detector(blur=False)
     parts = fitted.components(TESTS)

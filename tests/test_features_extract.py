@@ -45,6 +45,31 @@ def features(samples, pair):
 def same(a, b): return all(torch.equal(getattr(a, n), getattr(b, n)) for n in TENSORS) and a.size == b.size
 
 
+def test_too_few_points_name_the_sample(samples, pair):
+    from mmad_nb.features.fpfh import FpfhEncoder
+    thin = np.zeros_like(samples[1].valid); thin[32, 30:32] = True
+    almost = replace(samples[1], valid=thin, xyz=samples[1].xyz * thin, id="hill/almost empty")
+    for encoder in (pair[1], FpfhEncoder(device="cpu")):
+        with pytest.raises(DataError, match="hill/almost empty.*2 points"): extract([samples[0], almost], pair[0], encoder)
+
+
+@pytest.mark.parametrize("part", ["image", "points"])
+def test_features_of_two_roads_of_bfloat16_are_not_mixed(samples, tmp_path, monkeypatch, part):
+    "Multiplied in bfloat16 on one machine, only stored so on another: two entries in the cache."
+    from mmad_nb.features import ImageEncoder, image
+    def pair_of(pays):
+        monkeypatch.setattr(image, "bfloat16_pays", lambda device: pays)
+        torch.manual_seed(0)
+        make = dict(image=lambda dtype: ImageEncoder("i", image.ViT(12, 2, 2, 8, 64), "", "cpu", dtype),
+                    points=lambda dtype: PointEncoder("p", PointMAE(dim=24, heads=2, groups=40, group_size=16), "", device="cpu", dtype=dtype))
+        return [make[name](torch.bfloat16 if name == part else torch.float32) for name in ("image", "points")]
+    here, there = pair_of(True), pair_of(False)
+    assert encoder_key(*here, (0,)) != encoder_key(*there, (0,)) and [e.identity for e in here] == [e.identity for e in there]
+    cache = DiskCache(tmp_path)
+    for pair in (here, there, here): extract(samples[:1], *pair, cache=cache)
+    assert (cache.misses, cache.hits) == (2, 1)
+
+
 def test_mixing_against_a_full_matrix():
     draw = np.random.default_rng(0)
     full = draw.random((30, 12)) * (draw.random((30, 12)) < 0.2)

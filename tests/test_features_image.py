@@ -102,13 +102,16 @@ def test_blocks_after_the_highest_asked_for_do_not_run(encoder, photo):
     (torch.rand(1, 4, 224, 224), "(1, 4, 224, 224)"),
     (torch.rand(1, 3, 224, 224) * 255, "by 255"),
     (torch.rand(1, 3, 224, 224) - 1, "do not normalise"),
+    (torch.rand(1, 3, 224, 224) * float("nan"), "from nan to nan"),
+    (torch.rand(0, 3, 224, 224), "at least one photo"),
+    (np.zeros((1, 3, 224, 224), "f4"), "a ndarray"),
 ])
 def test_wrong_photos_are_refused(encoder, bad, words):
     with pytest.raises(DataError) as error: encoder.encode(bad)
     assert words in str(error.value) and "tiny_vit" in str(error.value)
 
 
-@pytest.mark.parametrize("blocks", [(12,), (-1,), ()])
+@pytest.mark.parametrize("blocks", [(12,), (-1,), (), 3, "ab", (1.5,)])
 def test_wrong_blocks_are_refused(encoder, photo, blocks):
     with pytest.raises(DataError, match="from 0 to 11"): encoder.encode(photo, blocks)
 
@@ -137,6 +140,31 @@ def test_fingerprint_and_seed(encoder):
     assert torch.equal(torch.rand(1), before)  # building it leaves the global generator alone
 
 
+@pytest.mark.parametrize("kind", ["ours", "timm"])
+def test_the_number_of_heads_is_part_of_what_an_encoder_is(kind):
+    def made(heads):
+        "The same weights, cut into so many heads."
+        import timm
+        torch.manual_seed(0)
+        if kind == "ours": network = image.ViT(24, heads, 2, 8, 32)
+        else: network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0, dynamic_img_size=True, depth=2, num_heads=heads)
+        return ImageEncoder("x", network, "", device="cpu")
+    three, same, six = made(3), made(3), made(6)
+    rgb = torch.rand(1, 3, 32, 32)
+    assert not torch.allclose(three.encode(rgb)[0], six.encode(rgb)[0])
+    assert three.identity == same.identity != six.identity and three.fingerprint == same.fingerprint != six.fingerprint
+
+
+@pytest.mark.parametrize("seed", [2**64, -1, 1.5, "0", True, None])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(DataError, match="seed of random weights"): tiny_vit(seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.int64, None, torch.complex64, float])
+def test_a_type_that_cannot_calculate_is_refused(dtype):
+    with pytest.raises(DataError, match="without quotes"): ImageEncoder("x", image.ViT(12, 2, 1, 8, 16), "", device="cpu", dtype=dtype)
+
+
 def test_bfloat16_stays_close(encoder, photo):
     half = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
     a, b = (e.encode(photo[:1, :, :96, :96])[0] for e in (half, encoder))
@@ -161,7 +189,8 @@ def test_two_byte_weights_are_multiplied_only_where_the_hardware_can(photo, pays
     elsewhere = ImageEncoder("tiny_vit", tiny_vit(0), "", device="cpu", dtype=torch.bfloat16)
     moved = ImageEncoder("tiny_vit", half.model, "", device="cpu", dtype=torch.bfloat16)     # as to a GPU that can, or back
     assert F.cosine_similarity(moved.encode(photo[:1, :, :64, :64])[0], exact, dim=1).min() > .99
-    assert again.fingerprint == half.fingerprint == elsewhere.fingerprint                    # the weights', not the hardware's
+    assert again.identity == half.identity == elsewhere.identity == moved.identity           # the weights', not the hardware's
+    assert again.fingerprint == half.fingerprint != elsewhere.fingerprint                    # but their features must not be mixed
 
 
 @pytest.mark.parametrize("grid, size", [((28, 28), (224, 224)), ((5, 7), (40, 63)), ((1, 3), (4, 9)), ((6, 6), (3, 4))])

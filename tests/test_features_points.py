@@ -197,6 +197,28 @@ def test_fingerprint_changes_with_whatever_changes_features():
     assert len({base.fingerprint, *prints}) == 6
 
 
+@pytest.mark.parametrize("pays", [False, True])
+def test_how_it_multiplies_changes_the_fingerprint_and_not_the_identity(pays, monkeypatch):
+    from mmad_nb.features import image
+    make = lambda heads=4: PointEncoder("t", tiny(heads), "", device="cpu", dtype=torch.bfloat16)
+    def tiny(heads):
+        torch.manual_seed(0)
+        return PointMAE(**{**P.TINY_POINT_MAE, "heads": heads})
+    monkeypatch.setattr(image, "bfloat16_pays", lambda device: pays)
+    here = make()
+    monkeypatch.setattr(image, "bfloat16_pays", lambda device: not pays)
+    there = make()
+    assert here.identity == there.identity and here.fingerprint != there.fingerprint
+    assert there.fingerprint == make().fingerprint and make(8).identity != there.identity
+
+
+def test_what_are_no_points_is_refused():
+    encoder = PointEncoder("t", tiny_point_mae(), "", device="cpu")
+    for points in ("abc", None, [["a", "b", "c"]]):
+        with pytest.raises(DataError, match="points for t"): encoder.encode(points)
+    with pytest.raises(DataError, match="seed of random weights"): tiny_point_mae(2**64)
+
+
 def test_bfloat16_stays_near_float32_also_far_from_the_origin(cloud):
     full = PointEncoder("t", tiny_point_mae(), "", device="cpu")
     half = PointEncoder("t", tiny_point_mae(), "", device="cpu", dtype=torch.bfloat16)

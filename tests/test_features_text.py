@@ -213,6 +213,62 @@ def test_bad_input_is_explained(call, words):
     with pytest.raises(DataError, match=words): call(ClipEncoder("tiny_clip", tiny_clip(0), "random", device="cpu"))
 
 
+def archive(path, pickled, storage=np.arange(4, dtype="f4").tobytes(), **how):
+    "A TorchScript archive with this `data.pkl` and one storage."
+    with zipfile.ZipFile(path, "w", **how) as file:
+        for name, content in (("data.pkl", pickled), ("constants.pkl", b"\x80\x02)."), ("data/0", storage)): file.writestr(f"a/{name}", content)
+    return path
+
+
+def pickled_text(words): return b"X" + len(words).to_bytes(4, "little") + words.encode()
+
+
+TENSOR = (b"ctorch._utils\n_rebuild_tensor_v2\n((" + pickled_text("storage") + b"ctorch\nFloatStorage\n" + pickled_text("0") + pickled_text("cpu")
+          + b"K\x04tQK\x00(K\x04t(K\x01t\x89ccollections\nOrderedDict\n)RtR")
+MODULE = b"c__torch__.x\nY\n"
+
+
+def test_one_archive_cannot_change_how_the_next_is_read(tmp_path):
+    "A pickle may write into the class that it names; that class must not be there for the next file."
+    good = archive(tmp_path / "good.pt", b"\x80\x02" + MODULE + b")\x81}" + pickled_text("weight") + TENSOR + b"sb.")
+    evil = archive(tmp_path / "evil.pt", b"\x80\x02" + MODULE + b"(N}" + pickled_text("__setstate__") + b"ccollections\nOrderedDict\ns" + b"tb.")
+    assert read_checkpoint(good)["weight"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(WeightsError): read_checkpoint(evil)
+    assert read_checkpoint(good)["weight"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_module_inside_itself_is_refused(tmp_path):
+    loop = archive(tmp_path / "loop.pt", b"\x80\x02" + MODULE + b")\x81q\x00}" + pickled_text("again") + b"h\x00sb.")
+    with pytest.raises(WeightsError, match="loop.pt"): read_checkpoint(loop)
+
+
+def test_a_module_that_is_many_times_the_same_two_is_refused(tmp_path):
+    "Each of 60 modules holds the one before it twice: a small file, and more names than there are atoms in a room."
+    body, number = MODULE + b")\x81q\x00", 0
+    for number in range(60):
+        before = b"h" + bytes([number])
+        body += MODULE + b")\x81q" + bytes([number + 1]) + b"}(" + pickled_text("a") + before + pickled_text("b") + before + b"ub"
+    with pytest.raises(WeightsError): read_checkpoint(archive(tmp_path / "deep.pt", b"\x80\x02" + body + b"."))
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_an_archive_that_unpacks_to_much_more_is_refused_unread(tmp_path, script):
+    if script: path = archive(tmp_path / "bomb.pt", b"\x80\x02}.", bytes(40_000_000), compression=zipfile.ZIP_DEFLATED)
+    else:
+        torch.save({"a": torch.zeros(10_000_000)}, plain := tmp_path / "plain.pth")
+        with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path := tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist(): new.writestr(name, old.read(name))
+        assert read_checkpoint(plain)["a"].shape == (10_000_000,)
+    with pytest.raises(WeightsError, match="would unpack to 40 MB"): read_checkpoint(path)
+
+
+def test_tensors_of_one_storage_share_it(tmp_path):
+    "Two names for one storage: its bytes are read once, so that many names cannot fill the memory."
+    both = b"\x80\x02" + MODULE + b")\x81}(" + pickled_text("a") + TENSOR + pickled_text("b") + TENSOR + b"ub."
+    found = read_checkpoint(archive(tmp_path / "two.pt", both))
+    assert found["a"].data_ptr() == found["b"].data_ptr() and found["b"].tolist() == [0, 1, 2, 3]
+
+
 def test_gradients_reach_inserted_tokens_and_the_picture():
     encoder = ClipEncoder("tiny_clip", tiny_clip(0), "random", device="cpu")
     numbers = encoder.tokenize(["a a a damaged key"])

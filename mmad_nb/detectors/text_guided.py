@@ -35,6 +35,7 @@ class TextGuided(PairDetector):
         "gacm": Option(True, "The geometry-aware mapper; False: the two three-layer mappers of CFM."),
         "octa": Option(True, "Words; False: crossmodal distances alone, fused by CFM's rules."),
         "prompts": Option("oct", "Which sentences.", choices=MODES),
+        "words": Option(None, "Which text encoder; None: the pair's own.", choices=(None, "all-MiniLM-L6-v2")),
         "psi_text": Option("distance", "Or the probability of the abnormal anchor, if there is one.", choices=SCORES),
         "balance": Option(False, "Divide both terms of (16) by their mean on good samples; the paper does not."),
     }
@@ -45,17 +46,16 @@ class TextGuided(PairDetector):
         super().set_up()
         check_score(self.options["prompts"], self.options["psi_text"])
         self.mode, self.names = self.options["prompts"] if self.options["octa"] else None, []  # None: no words
-        if self.mode: self.text = open_sentences(self.mode, self.encoders, self.device)
+        if self.mode: self.text = open_sentences(self.mode, self.encoders, self.device, self.options["words"])
         else: self.weights = rule_weights("mul", "0 the photo alone, 1 the shape alone")
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #a28ba519
 @patch
 def features(self: TextGuided, reading, cache=None, accelerator=None):
     "Features of good samples, and of their damaged twins where the prompts want something abnormal."
-    good, self.good = PairDetector.features(self, reading, cache, accelerator), len(reading)
+    good, self.good, seed = PairDetector.features(self, reading, cache, accelerator), len(reading), self.options["seed"]
     if self.mode in (None, "oct"): return good
-    twins = SyntheticTwins(reading, self.options["seed"])
-    return good + extract(twins, *self.pair, self.blocks, cache, accelerator, note=take_note)
+    return good + extract(SyntheticTwins(reading, seed), *self.pair, self.blocks, cache, accelerator, note=take_note)
 
 @patch
 def begin(self: TextGuided, notes, text_dim=None):

@@ -163,7 +163,9 @@ def _photos(samples, image_encoder, blocks):
 def _points(sample, point_encoder):
     cloud = sample.cloud()
     points = torch.from_numpy(cloud.points)
-    centers, features = (t.cpu() for t in point_encoder.encode(points))
+    try: centers, features = (t.cpu() for t in point_encoder.encode(points))
+    except DataError as error:  # too few points, for instance; among many samples one wants to know which
+        raise DataError(f"sample {sample.id!r}, {error.where}", error.found, error.expected, error.do) from error
     index, weight = interpolation(points, centers)
     pixel = torch.from_numpy(cloud.pixel[:, 0] * sample.size[1] + cloud.pixel[:, 1])
     return {"centers": centers, "points": features, "index": index, "weight": weight, "pixel": pixel}

@@ -123,6 +123,8 @@ class FpfhEncoder:
     ) -> tuple:                # centers (G,3) and features (G,33), float32
         "Centres far apart, and what surrounds each."
         points = torch.as_tensor(points).float().to(self.device)
+        if len(points) < 3:
+            raise DataError(self.name, f"{len(points)} points", "at least 3, which span a plane", "Is the capture almost empty?")
         at = farthest_point_sampling(points, min(self.groups, len(points)))
         normals = cloud_normals(points, min(self.normal_k, len(points)), viewpoint=torch.zeros(3))
         return points[at], fpfh(points, normals, self.k, self.radius, at)
@@ -131,6 +133,8 @@ class FpfhEncoder:
     def fingerprint(self) -> str:
         "16 hexadecimal digits that change with any setting."
         return content_hash(self.name, self.groups, self.k, repr(self.radius), self.normal_k)
+
+    identity = fingerprint  # there are no weights that a machine could multiply in another way
 
 # %% ../../nbs/features/05_fpfh.ipynb #292b3873
 def pixel_histogram(

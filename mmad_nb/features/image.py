@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import Sequence
 
 import numpy as np
@@ -19,8 +20,9 @@ from torch.nn.utils import parametrize
 from ..core.runtime import DataError, content_hash, pick_device
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Attention', 'Block', 'ViT', 'tiny_vit', 'bfloat16_pays', 'Widen', 'place_network',
-           'weight_bits', 'ImageEncoder', 'upsample', 'bilinear', 'mix', 'pca_colours', 'similarity', 'SimilarityPanel']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Attention', 'Block', 'ViT', 'drawn_from', 'tiny_vit', 'bfloat16_pays', 'Widen',
+           'check_dtype', 'place_network', 'weight_bits', 'ImageEncoder', 'check_photos', 'check_blocks', 'upsample',
+           'bilinear', 'mix', 'pca_colours', 'similarity', 'SimilarityPanel']
 
 # %% ../../nbs/features/01_image.ipynb #70a415fd
 class Attention(nn.Module):
@@ -92,13 +94,23 @@ class ViT(nn.Module):
         return maps
 
 # %% ../../nbs/features/01_image.ipynb #fb63297d
+@contextmanager
+def drawn_from(
+    seed: int,  # from 0 to 2**64 - 1
+):
+    "In this block torch draws from `seed`; afterwards the caller's random numbers go on as before."
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise DataError("seed of random weights", repr(seed), "a whole number from 0 to 2**64 - 1", "Try 0.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        yield
+
+
 def tiny_vit(
     seed: int = 0,  # of the random weights
 ) -> ViT:           # not trained
     "The embedded image network: 12 blocks, patch 8, 224 px, tokens of length 192, seeded random weights."
-    with torch.random.fork_rng(devices=[]):  # the seed acts only in here: the caller's random numbers go on as before
-        torch.manual_seed(seed)
-        return ViT()
+    with drawn_from(seed): return ViT()
 
 # %% ../../nbs/features/01_image.ipynb #219d2f50
 def bfloat16_pays(
@@ -117,12 +129,21 @@ class Widen(nn.Module):
         return stored.float()
 
 
+def check_dtype(
+    dtype: torch.dtype,  # of an encoder's arithmetic
+):
+    "Refuse what is no type of real numbers."
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise DataError("dtype", repr(dtype), "torch.float32 or torch.bfloat16", "Write torch.float32, without quotes.")
+
+
 def place_network(
     network: nn.Module,  # changed in place
     device,              # where it computes
     dtype: torch.dtype,  # of its weights: float32, or bfloat16 for half the size
 ) -> torch.dtype:        # of its products
     "Move a frozen network. In bfloat16 it also multiplies where the hardware can; elsewhere it only stores."
+    check_dtype(dtype)
     network.to(device=device)
     ruled = any(isinstance(part, Widen) for part in network.modules())            # placed before, and stays so
     if dtype != torch.bfloat16 or (bfloat16_pays(str(device)) and not ruled):
@@ -170,6 +191,36 @@ class ImageEncoder(nn.Module):
         self.dtype = place_network(self.model, self.mean.device, dtype)
 
 # %% ../../nbs/features/01_image.ipynb #8f6da0c3
+def check_photos(
+    name: str,  # of the encoder, for messages
+    rgb,        # what it was given
+    sides: str = "H, W",  # which it takes, in words
+):
+    "Refuse what is no batch of photos with colours in [0,1]."
+    if not isinstance(rgb, torch.Tensor) or rgb.ndim != 4 or rgb.shape[1] != 3 or not rgb.numel():
+        found = f"shape {tuple(rgb.shape)}" if isinstance(rgb, torch.Tensor) else f"a {type(rgb).__name__}"
+        raise DataError(f"photo for {name}", found, f"a tensor (B, 3, {sides}) with at least one photo",
+                        "Write torch.from_numpy(sample.rgb)[None].")
+    low, high = rgb.min().item(), rgb.max().item()
+    if not (low >= -0.5 and high <= 1.5):  # of NaN neither is true
+        raise DataError(f"photo for {name}", f"colours from {low:.1f} to {high:.1f}", "colours in [0,1]",
+                        "Divide 0..255 by 255; do not normalise, the encoder does.")
+
+
+def check_blocks(
+    name: str,   # of the encoder, for messages
+    blocks,      # what it was given
+    depth: int,  # of the encoder
+) -> tuple:      # the blocks
+    "Refuse what are no numbers of blocks."
+    try: found = tuple(blocks)
+    except TypeError: found = ()
+    if not found or not all(isinstance(b, (int, np.integer)) and 0 <= b < depth for b in found):
+        raise DataError(f"blocks for {name}", f"{blocks}", f"numbers from 0 to {depth - 1}, in brackets",
+                        f"The last block is {depth - 1}.")
+    return found
+
+
 @patch
 def encode(self: ImageEncoder,
     rgb: torch.Tensor,                    # (B,3,H,W) colours in [0,1]; H and W divisible by the patch
@@ -177,8 +228,8 @@ def encode(self: ImageEncoder,
     grad: bool = False,                   # keep what a backward pass through the encoder needs
 ) -> tuple:                               # one (B,dim,h,w) float32 map for each block
     "Patch features after the chosen `blocks`, each through the final LayerNorm; later blocks are not computed."
-    blocks = (self.depth - 1,) if blocks is None else tuple(blocks)
-    self._check(rgb, blocks)
+    blocks = (self.depth - 1,) if blocks is None else check_blocks(self.name, blocks, self.depth)
+    self._check(rgb)
     order = sorted(set(blocks))
     with torch.set_grad_enabled(grad):
         x = ((rgb.to(self.mean) - self.mean) / self.std).to(self.dtype)
@@ -189,25 +240,26 @@ def encode(self: ImageEncoder,
 
 
 @patch
-def _check(self: ImageEncoder, rgb, blocks):
-    if rgb.ndim != 4 or rgb.shape[1] != 3 or any(side % self.patch for side in rgb.shape[2:]):
+def _check(self: ImageEncoder, rgb):
+    check_photos(self.name, rgb)
+    if any(side % self.patch for side in rgb.shape[2:]):
         near = [max(1, round(side / self.patch)) * self.patch for side in rgb.shape[-2:]]
         raise DataError(f"photo for {self.name}", f"shape {tuple(rgb.shape)}",
                         f"(B, 3, H, W) with H and W divisible by the patch of {self.patch}",
                         f"Resize it, for instance with prepare(sample, size={near[0]}).")
-    low, high = rgb.min().item(), rgb.max().item()
-    if low < -0.5 or high > 1.5:
-        raise DataError(f"photo for {self.name}", f"colours from {low:.1f} to {high:.1f}", "colours in [0,1]",
-                        "Divide 0..255 by 255; do not normalise, the encoder does.")
-    if not blocks or not all(0 <= b < self.depth for b in blocks):
-        raise DataError(f"blocks for {self.name}", f"{blocks}", f"numbers from 0 to {self.depth - 1}",
-                        f"The last block is {self.depth - 1}.")
 
 # %% ../../nbs/features/01_image.ipynb #f9b4364e
 @patch(as_prop=True)
+def identity(self: ImageEncoder) -> str:
+    "16 hexadecimal digits that change with any weight, its number type, the heads and the normalisation; not with the machine."
+    heads = self.model.blocks[0].attn.num_heads  # the same matrices may be cut into more or fewer
+    return content_hash(self.name, self.mean, self.std, heads, weight_bits(self.model))
+
+
+@patch(as_prop=True)
 def fingerprint(self: ImageEncoder) -> str:
-    "16 hexadecimal digits that change with any weight, with the number type and with the normalisation."
-    return content_hash(self.name, self.mean, self.std, weight_bits(self.model))
+    "16 hexadecimal digits that change with whatever changes a feature: the identity, and the type of products here."
+    return content_hash(self.identity, str(self.dtype))
 
 # %% ../../nbs/features/01_image.ipynb #6abd1093
 def upsample(

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core.runtime import DataError, content_hash, pick_device
 from ..data.sample import CloudView
-from .image import Block, place_network, weight_bits
+from .image import Block, drawn_from, place_network, weight_bits
 
 # %% auto #0
 __all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius', 'group_points', 'folded', 'GroupEncoder',
@@ -23,7 +23,9 @@ __all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius'
 # %% ../../nbs/features/02_points.ipynb #e6b0708c
 def _checked(points, name):
     "`points` as an (N,3) float32 tensor without NaN, or an error that says what is wrong."
-    points = torch.as_tensor(points)
+    try: points = torch.as_tensor(points)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(name, f"a {type(points).__name__}", "numbers, (N, 3)", "Pass sample.cloud().points.") from error
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
         raise DataError(name, f"shape {tuple(points.shape)}", "(N, 3) with at least one point",
                         "Pass the measured points alone, such as sample.cloud().points.")
@@ -256,9 +258,7 @@ def tiny_point_mae(
     seed: int = 0,  # of the random weights
 ) -> PointMAE:      # not trained
     "The embedded point network: 12 blocks, tokens of length 96, 384 groups of 32 points, seeded random weights."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return PointMAE(**TINY_POINT_MAE)
+    with drawn_from(seed): return PointMAE(**TINY_POINT_MAE)
 
 # %% ../../nbs/features/02_points.ipynb #a5bf333f
 class PointEncoder(nn.Module):
@@ -277,7 +277,7 @@ class PointEncoder(nn.Module):
         self.groups, self.group_size = groups or model.groups, group_size or model.group_size
         self.dim = len(model.taps) * model.norm.normalized_shape[0]
         self.model = model.requires_grad_(False)
-        place_network(self.eval().model, pick_device(device), dtype)
+        self.dtype = place_network(self.eval().model, pick_device(device), dtype)
 
 # %% ../../nbs/features/02_points.ipynb #63074bbf
 @patch
@@ -285,18 +285,25 @@ def encode(self: PointEncoder,
     points: torch.Tensor,  # (N,3), metres for metric data
 ) -> tuple:                # centers (G,3) and features (G,dim), float32, on the encoder's device
     "Group the cloud and encode every group."
-    points = torch.as_tensor(points).to(self.model.norm.weight.device)
+    points = _checked(points, f"points for {self.name}").to(self.model.norm.weight.device)
     with torch.no_grad():
         centers, offsets = group_points(points, self.groups, self.group_size)
         return centers, self.model(centers, offsets).float()
 
 
 @patch(as_prop=True)
-def fingerprint(self: PointEncoder) -> str:
-    "16 hexadecimal digits that change with any weight, with the grouping and with the kind of statistics."
-    own = self.model.encoder.batch_statistics
+def identity(self: PointEncoder) -> str:
+    "16 hexadecimal digits that change with any weight, heads, grouping and kind of statistics; not with the machine."
+    own, heads = self.model.encoder.batch_statistics, self.model.blocks["blocks"][0].attn.num_heads
     stored = [] if own else list(self.model.buffers())                 # statistics that are used
-    return content_hash(self.name, self.groups, self.group_size, own, self.model.taps, weight_bits(self.model), stored)
+    shape = self.groups, self.group_size, own, heads, self.model.taps
+    return content_hash(self.name, *shape, weight_bits(self.model), stored)
+
+
+@patch(as_prop=True)
+def fingerprint(self: PointEncoder) -> str:
+    "16 hexadecimal digits that change with whatever changes a feature: the identity, and the type of products here."
+    return content_hash(self.identity, str(self.dtype))
 
 # %% ../../nbs/features/02_points.ipynb #b041a1b3
 def interpolation(

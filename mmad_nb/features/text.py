@@ -5,6 +5,7 @@
 # %% ../../nbs/features/03_text.ipynb #3903cb67
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from typing import NamedTuple, Sequence
@@ -15,13 +16,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from ..core.runtime import DataError, content_hash, pick_device, png_bytes, unknown_name
+from ..core.runtime import DataError, WeightsError, content_hash, pick_device, png_bytes, unknown_name
+from .image import check_blocks, check_dtype, check_photos, drawn_from
 
 # %% auto #0
 __all__ = ['TINY_CLIP', 'CLIP_MEAN', 'CLIP_STD', 'STATES', 'TEMPLATES', 'STORAGES', 'conv_stem', 'tiny_clip', 'ClipEncoder',
-           'ImageFeatures', 'value_attention', 'info_nce', 'zero_shot', 'prompt_vectors', 'Inspection',
-           'zero_shot_anomaly', 'compare', 'PromptPanel', 'open_clip_source', 'open_clip_network', 'is_torchscript',
-           'read_torchscript']
+           'check_sentences', 'ImageFeatures', 'value_attention', 'info_nce', 'zero_shot', 'prompt_vectors',
+           'Inspection', 'zero_shot_anomaly', 'compare', 'PromptPanel', 'open_clip_source', 'open_clip_network',
+           'is_torchscript', 'check_unpacked', 'read_torchscript', 'SentenceEncoder']
 
 # %% ../../nbs/features/03_text.ipynb #06bde1cf
 TINY_CLIP = dict(
@@ -48,8 +50,7 @@ def tiny_clip(
 ) -> nn.Module:     # an open_clip.CLIP, not trained
     "The embedded vision-language network: ViT of 12 blocks on 14 x 14 patches, text tower of 4, seeded random weights."
     import open_clip
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as before
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         model = open_clip.CLIP(**TINY_CLIP)
         model.visual.conv1 = conv_stem(TINY_CLIP["vision_cfg"]["width"])
     return model
@@ -70,6 +71,7 @@ class ClipEncoder(nn.Module):
     ):
         from open_clip.tokenizer import SimpleTokenizer
         super().__init__()
+        check_dtype(dtype)
         visual = model.visual
         self.name, self.provenance, self.patch, self.size = name, provenance, visual.patch_size[0], visual.image_size[0]
         self.dim, self.joint_dim = visual.proj.shape                        # of a token, of the common space
@@ -83,14 +85,22 @@ class ClipEncoder(nn.Module):
         self.to(device=pick_device(device), dtype=dtype).eval()
 
 # %% ../../nbs/features/03_text.ipynb #dbf0755c
+def check_sentences(
+    name: str,  # of the encoder, for the message
+    texts,      # what it was given
+):
+    "Refuse what is no list of sentences."
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) and t.strip() for t in texts) or not len(texts):
+        raise DataError(f"texts for {name}", repr(texts)[:80], "a list of sentences, none of them empty",
+                        'Write ["a photo of a key"], with brackets.')
+
+
 @patch
 def tokenize(self: ClipEncoder,
     texts: Sequence[str],  # sentences
 ) -> torch.Tensor:         # (N,L) numbers, as long as the longest sentence
     "Numbers of the pieces of each sentence, from the start token to EOT, then zeros."
-    if isinstance(texts, str) or not all(isinstance(t, str) and t.strip() for t in texts) or not len(texts):
-        raise DataError(f"texts for {self.name}", repr(texts)[:80], "a list of sentences, none of them empty",
-                        'Write ["a photo of a key"], with brackets.')
+    check_sentences(self.name, texts)
     numbers = self.tokenizer(list(texts))
     for text, length in zip(texts, (numbers != 0).sum(1).tolist()):
         if length > self.context:
@@ -192,17 +202,11 @@ def encode_image(self: ClipEncoder,
 # %% ../../nbs/features/03_text.ipynb #4f3f5267
 @patch
 def _check(self: ClipEncoder, rgb, blocks):
-    S = self.size
-    if rgb.ndim != 4 or tuple(rgb.shape[1:]) != (3, S, S):
-        raise DataError(f"picture for {self.name}", f"shape {tuple(rgb.shape)}", f"(B, 3, {S}, {S})",
-                        f"Resize it, for instance with prepare(sample, size={S}).")
-    low, high = rgb.min().item(), rgb.max().item()
-    if low < -0.5 or high > 1.5:
-        raise DataError(f"picture for {self.name}", f"colours from {low:.1f} to {high:.1f}", "colours in [0,1]",
-                        "Divide 0..255 by 255; do not normalise, the encoder does.")
-    if not all(0 <= b < self.depth for b in blocks):
-        raise DataError(f"blocks for {self.name}", f"{blocks}", f"numbers from 0 to {self.depth - 1}",
-                        f"The last block is {self.depth - 1}.")
+    check_photos(self.name, rgb, f"{self.size}, {self.size}")
+    if tuple(rgb.shape[2:]) != (self.size, self.size):
+        raise DataError(f"picture for {self.name}", f"shape {tuple(rgb.shape)}", f"(B, 3, {self.size}, {self.size})",
+                        f"Resize it, for instance with prepare(sample, size={self.size}).")
+    if blocks: check_blocks(self.name, blocks, self.depth)
 
 # %% ../../nbs/features/03_text.ipynb #6af2d064
 @patch(as_prop=True)
@@ -345,9 +349,7 @@ def open_clip_network(
     import open_clip
     source, config = open_clip_source(name), open_clip.get_model_config(name.partition(".")[0])
     config["quick_gelu"] = bool(config.get("quick_gelu") or source.get("quick_gelu"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        with torch.device("meta" if empty else "cpu"): model = open_clip.CLIP(**config)
+    with drawn_from(seed), torch.device("meta" if empty else "cpu"): model = open_clip.CLIP(**config)
     n = model.context_length                                     # no file stores the mask, so it must hold numbers
     model.attn_mask = torch.full((n, n), float("-inf")).triu(1)  # -inf above the diagonal, 0 elsewhere
     model.colours = source.get("mean", CLIP_MEAN), source.get("std", CLIP_STD)
@@ -358,19 +360,18 @@ STORAGES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat
             "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32}
 
 
-class _Container:
-    "Stands in for a class of the archive's program: holds its attributes, does nothing."
-
-
 class _Numbers(pickle.Unpickler):
     "Reads `data.pkl` of a TorchScript archive: containers and tensors, no code."
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(archive.open(f"{root}/data.pkl"))
-        self.archive, self.root = archive, root
+        self.archive, self.root, self.read = archive, root, {}
+        # Stands in for the program's classes: holds attributes, does nothing. A pickle can write into a class that it
+        # names; so each reading has a class of its own, and what one file writes no other file sees.
+        self.container = type("Container", (), {})
 
     def find_class(self, module, name):
         "Called for every object that the pickle names."
-        if module.startswith("__torch__"): return _Container
+        if module.startswith("__torch__"): return self.container
         if module == "torch" and name in STORAGES: return STORAGES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"): return lambda numbers, offset, shape, stride, *_: (
             numbers.as_strided(shape, stride, offset))
@@ -381,8 +382,8 @@ class _Numbers(pickle.Unpickler):
     def persistent_load(self, key):
         "The numbers themselves, from their own file in the zip."
         _, dtype, name, _, count = key
-        stored = bytearray(self.archive.read(f"{self.root}/data/{name}"))
-        return torch.frombuffer(stored, dtype=dtype, count=count)
+        if name not in self.read: self.read[name] = bytearray(self.archive.read(f"{self.root}/data/{name}"))
+        return torch.frombuffer(self.read[name], dtype=dtype, count=count)
 
 # %% ../../nbs/features/03_text.ipynb #7037426d
 def is_torchscript(
@@ -392,15 +393,74 @@ def is_torchscript(
     return zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist())
 
 
+def check_unpacked(
+    path,  # of a zip archive
+):
+    "Refuse an archive that would unpack to much more than it weighs: numbers are stored in it as they are."
+    weighs, names = os.path.getsize(path), zipfile.ZipFile(path).infolist()
+    unpacks = sum(member.file_size for member in names)
+    if unpacks > 2 * weighs + 10e6:
+        raise WeightsError(path, f"{weighs / 1e6:.1f} MB that would unpack to {unpacks / 1e6:.0f} MB",
+                           "numbers that are not compressed, as torch.save writes them", "Take the publisher's file.")
+
+
 def read_torchscript(
     path,        # of a TorchScript archive, as torch.jit.save writes it
 ) -> dict:       # names to tensors
     "The tensors of a TorchScript archive, without running its program."
+    check_unpacked(path)
     archive, state = zipfile.ZipFile(path), {}
+    numbers, around = _Numbers(archive, archive.namelist()[0].partition("/")[0]), []
     def walk(container, prefix):
         "Collect the tensors of a container and of those inside it."
+        around.append(container)
+        if len(around) > 100_000: raise pickle.UnpicklingError("a module that holds itself, or more modules than exist")
         for name, value in vars(container).items():
             if isinstance(value, torch.Tensor): state[prefix + name] = value
-            elif isinstance(value, _Container): walk(value, f"{prefix}{name}.")
-    walk(_Numbers(archive, archive.namelist()[0].partition("/")[0]).load(), "")
+            elif isinstance(value, numbers.container): walk(value, f"{prefix}{name}.")
+    whole = numbers.load()
+    if not isinstance(whole, numbers.container): raise pickle.UnpicklingError("no module")
+    walk(whole, "")
     return state
+
+# %% ../../nbs/features/03_text.ipynb #b3549e29
+class SentenceEncoder(nn.Module):
+    "A text encoder alone, of transformers: the mean over a sentence's tokens, at unit length."
+    def __init__(self,
+        name: str,                           # how tables call it
+        model: nn.Module,                    # of transformers, a BERT: gives `last_hidden_state`
+        tokenizer,                           # of transformers, the one that the model was trained with
+        provenance: str,                     # where its weights come from, in words
+        device: str | None = None,           # None: the GPU where there is one
+        dtype: torch.dtype = torch.float32,  # of the arithmetic
+    ):
+        super().__init__()
+        check_dtype(dtype)
+        self.name, self.provenance, self.tokenizer = name, provenance, tokenizer
+        self.joint_dim, self.context = model.config.hidden_size, model.config.max_position_embeddings
+        self.model = model.requires_grad_(False)
+        self.to(device=pick_device(device), dtype=dtype).eval()
+
+
+@patch
+def encode_text(self: SentenceEncoder,
+    texts: Sequence[str],  # sentences
+) -> torch.Tensor:         # (N,E) float32, unit length
+    "The vectors of sentences."
+    check_sentences(self.name, texts)
+    numbers = self.tokenizer(list(texts), padding=True, return_tensors="pt")
+    if numbers["input_ids"].shape[1] > self.context:
+        raise DataError(f"text for {self.name}", f"{numbers['input_ids'].shape[1]} pieces in the longest sentence",
+                        f"at most {self.context}, start and end included", "Say it in fewer words.")
+    device = next(self.model.parameters()).device
+    numbers = {name: value.to(device) for name, value in numbers.items()}
+    with torch.no_grad(): tokens = self.model(**numbers).last_hidden_state.float()        # (N,L,E)
+    real = numbers["attention_mask"][..., None].float()       # 1 for a token, 0 for what fills up shorter sentences
+    return F.normalize((tokens * real).sum(1) / real.sum(1), dim=-1)
+
+
+@patch(as_prop=True)
+def fingerprint(self: SentenceEncoder) -> str:
+    "16 hexadecimal digits that change with any weight and with the number type."
+    state = {name: value.reshape(-1).view(torch.uint8) for name, value in self.model.state_dict().items()}
+    return content_hash(self.name, state)

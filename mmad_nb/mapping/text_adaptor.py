@@ -16,6 +16,7 @@ from torch import nn
 
 from ..core.runtime import DataError, png_bytes
 from ..features.extract import Features
+from ..features.image import drawn_from
 from .crossmodal import (TrainingItem, crossmodal_loss, feature_distance, map_pixels,
                                         masked_cosine_loss)
 from .geometry_aware import TwoLayerMapper, check_width
@@ -141,8 +142,7 @@ def create_text_mappers(
     seed: int = 0,     # of the initial weights
 ) -> nn.ModuleDict:    # "rgb_to_text", "xyz_to_text" and "adaptor"
     "The text half of the detector, with fresh weights."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         return nn.ModuleDict({"rgb_to_text": TwoLayerMapper(image_dim, text_dim),
                               "xyz_to_text": TwoLayerMapper(point_dim, text_dim),
                               "adaptor": TextAdaptor(text_dim)})

@@ -161,7 +161,7 @@ TEXT_ENCODERS = {"tiny": "tiny_clip", "paper": "ViT-L-14-336.openai"}
 def text_tower(
     name: str,    # of a text encoder, as for create_encoder
     device: str,  # where it computes
-):                # a ClipEncoder
+):                # a ClipEncoder or a SentenceEncoder
     "The text encoder of that name, loaded once for all detectors."
     return create_encoder(name, device=device)
 
@@ -170,12 +170,14 @@ def open_sentences(
     mode: str,    # one of MODES
     encoders,     # "tiny", "paper", or (image, points, text)
     device,       # where the text encoder computes
+    words=None,   # the name of a text encoder, to be used in place of the encoders' own
 ) -> Sentences:   # still empty
     "The sentences of a detector that was made with these encoders."
-    if isinstance(encoders, str): return Sentences(mode, lambda: text_tower(TEXT_ENCODERS[encoders], device))
+    name = words or (TEXT_ENCODERS[encoders] if isinstance(encoders, str) else None)
+    if name: return Sentences(mode, lambda: text_tower(name, device))
     if len(encoders) < 3 or encoders[2] is None:
         raise DataError("encoders", "no text encoder", "three encoders: image, points and text",
-                        "Give encoders=(image, points, text), or switch the words off.")
+                        "Give encoders=(image, points, text), or words='all-MiniLM-L6-v2', or switch the words off.")
     return Sentences(mode, lambda: encoders[2])
 
 # %% ../../nbs/prompts/01_states.ipynb #ce686641
