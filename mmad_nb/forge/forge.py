@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from numbers import Integral, Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Callable
@@ -18,6 +19,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 from .. import __version__
 from ..core.runtime import DataError, cache_dir, content_hash, png_bytes, progress, unknown_name, written_beside
+from ..data.prepare import check_size
 from .camera import Setup, draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
 from .defects import add_defect, choose_place, defect_mask, list_defects
 from ..data.sample import CloudView, Sample
@@ -25,7 +27,8 @@ from .shapes import Surface, build_surface, list_categories, mix, noise
 
 # %% auto #0
 __all__ = ['LEVELS', 'MANIFEST', 'Level', 'level_at', 'find_level', 'on_table', 'captured', 'bent', 'individual', 'with_damage',
-           'forge_sample', 'plan', 'forge', 'sample_data', 'forged_once', 'depth_image', 'forge_controls', 'ForgePanel']
+           'check_forging', 'forge_sample', 'plan', 'forge', 'sample_data', 'forged_once', 'depth_image',
+           'forge_controls', 'ForgePanel']
 
 # %% ../../nbs/forge/04_forge.ipynb #02afb5eb
 @dataclass(frozen=True)
@@ -150,6 +153,21 @@ def with_damage(
     return add_defect(good, defect, x, y, place, strength, extent, seed)
 
 # %% ../../nbs/forge/04_forge.ipynb #44e5c7f4
+def check_forging(
+    strength,  # 0 to 100
+    extent,    # above 0, at most 100
+    seed,      # 0 and more
+    size,      # pixels along each edge
+):
+    "Refuse what no capture can be forged from; NaN fails every comparison and is refused, too."
+    check_size(size)
+    whole, numbers = isinstance(seed, Integral), isinstance(strength, Real) and isinstance(extent, Real)
+    if size is None or not whole or not numbers or not (seed >= 0 and 0 <= strength <= 100 and 0 < extent <= 100):
+        raise DataError("forge", f"strength {strength!r}, extent {extent!r}, seed {seed!r}, size {size!r}",
+                        "strength from 0 to 100, extent above 0 and up to 100, whole numbers for seed and size",
+                        "Strength and extent are factors: 1 is the usual defect.")
+
+
 def forge_sample(
     category: str,          # one of `list_categories()`
     defect: str = "good",   # "good" or one of `list_defects()`
@@ -161,6 +179,7 @@ def forge_sample(
 ) -> Sample:
     "Forge one capture. The same seed gives the same object with every defect, and thus flawless twins."
     level = find_level(level)
+    check_forging(strength, extent, seed, size)
     setup, rays = draw_setup(seed, level.variation), view_rays(size)
     table = table_coordinates(rays, setup.normal)
     x, y = object_coordinates(table, setup)
@@ -231,12 +250,14 @@ def claim(
             old = json.loads((root / MANIFEST).read_text())
         except (OSError, ValueError):
             pass
-        if old.get("made_by") != manifest["made_by"]:
+        if not isinstance(old, dict) or old.get("made_by") != manifest["made_by"]:
             raise DataError(root, "files that the forge did not write",
                             "an empty folder, a new one, or one of an earlier forge",
                             "Choose another folder; nothing was changed.")
-    for path in ((root / name).resolve() for name in old.get("files", [])):
-        if path.is_relative_to(root.resolve()):
+    written = old.get("files", [])
+    written = [name for name in written if isinstance(name, str)] if isinstance(written, list) else []
+    for path in ((root / name).resolve() for name in written):
+        if path.is_relative_to(root.resolve()) and not path.is_dir():
             path.unlink(missing_ok=True)
     with written_beside(root / MANIFEST) as path:
         path.write_text(json.dumps(manifest, indent=1))
@@ -254,6 +275,8 @@ def forge(
     level: str | Level = "standard",      # one of LEVELS, or a Level of your own
 ) -> Path:
     "Write a small data set in MVTec 3D-AD's layout, and a manifest that says how it was made."
+    check_forging(1, 1, seed, size)
+    if isinstance(categories, str): raise DataError("categories", repr(categories), "a list of names", "Write [name].")
     categories = list_categories("sample") if categories is None else list(categories)
     one_of_each = dict.fromkeys(list_defects(), 1)
     if isinstance(validation, int): validation = {"good": validation}
@@ -263,6 +286,9 @@ def forge(
     for kind, names, known in (("category", categories, list_categories()), ("defect", {**validation, **test}, known_defects)):
         for name in set(names) - set(known):
             raise unknown_name(kind, name, known)
+    for name, count in {"train": train, **validation, **test}.items():
+        if not isinstance(count, Integral) or count < 0:
+            raise DataError(f"captures of {name!r}", repr(count), "a whole number, 0 and more", "Correct it.")
     entries = plan(categories, {"train": {"good": train}, "validation": validation, "test": test}, seed)
     arguments = dict(categories=categories, train=train, validation=validation, test=test, seed=seed, size=size,
                      level=asdict(level) if isinstance(level, Level) else level)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -122,6 +123,8 @@ def check_source(
 ):
     "Refuse what no synthetic defect can be made of."
     if kind not in KINDS: raise unknown_name("kind of synthetic anomaly", kind, KINDS)
+    if not isinstance(sample, Sample):
+        raise DataError("sample", f"a {type(sample).__name__}", "a Sample", "Damage one capture at a time.")
     if sample.anomalous:
         raise DataError(f"sample {sample.id!r}", f"a defect ({sample.defect})", "a good sample",
                         "Its mask would tell half the truth: damage good samples only.")
@@ -137,10 +140,12 @@ def check_settings(
     strength: float,
 ):
     "Refuse settings that mean nothing; NaN fails every comparison and is refused too."
-    fine = {"cells": (cells, min(cells) >= 1, "two numbers of at least 1"),
-            "threshold": (threshold, -np.inf < threshold < np.inf, "a finite number, about -1 to 1"),
-            "opacity": (opacity, 0 <= opacity <= 1, "a number from 0 to 1"),
-            "strength": (strength, abs(strength) <= .5, "a share of the object's length from -0.5 to 0.5")}
+    pair = isinstance(cells, (tuple, list)) and len(cells) == 2 and all(isinstance(n, Integral) for n in cells)
+    number = lambda value, low, high: isinstance(value, Real) and low <= value <= high
+    fine = {"cells": (cells, pair and 1 <= min(cells) <= max(cells) <= 1024, "two whole numbers from 1 to 1024"),
+            "threshold": (threshold, number(threshold, -1e9, 1e9), "a finite number, about -1 to 1"),
+            "opacity": (opacity, number(opacity, 0, 1), "a number from 0 to 1"),
+            "strength": (strength, number(strength, -.5, .5), "a share of the object's length from -0.5 to 0.5")}
     for name, (value, ok, expected) in fine.items():
         if not ok:
             raise DataError(f"synthetic anomaly's {name}", f"{value}", expected, "See synthetic_anomaly's arguments.")
@@ -158,6 +163,8 @@ def synthetic_anomaly(
 ) -> Sample:                        # with the mask, and defect="synthetic"
     "A copy of the sample with an EasyNet-style anomaly: foreign texture and displaced points inside a noise mask."
     check_source(sample, kind)
+    if not isinstance(seed, Integral) or seed < 0:
+        raise DataError("synthetic anomaly's seed", repr(seed), "a whole number, 0 and more", "Try 0.")
     rng = np.random.default_rng([seed, 11])
     drawn = tuple(2 ** rng.integers(1, 5, 2)), rng.uniform(.2, 1), rng.uniform(.01, .04) * rng.choice([-1, 1])
     cells, opacity, strength = (d if g is None else g for d, g in zip(drawn, (cells, opacity, strength)))
