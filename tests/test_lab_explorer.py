@@ -237,7 +237,7 @@ def test_repr_of_a_detector_is_text_not_markup():
 
 @pytest.mark.parametrize("left, message", [
     ("cfm", "the left side: found str"), ((Fake(), {"alhpa": 0.3}), "Did you mean 'alpha'"), ((Fake(), {"alpha": 2}), "a number from 0 to 1"),
-    ((Fake(), 0.3), "the left side: found tuple")])
+    ((Fake(), 0.3), "the left side: found weights as a float")])
 def test_bad_sides_are_refused(left, message):
     with pytest.raises(DataError, match=message): Explorer(left, Fake(), SAMPLES)
 
