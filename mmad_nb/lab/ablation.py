@@ -5,6 +5,7 @@
 # %% ../../nbs/lab/02_ablation.ipynb #b0afacac
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -14,17 +15,17 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, png_bytes, written_beside
-from ..data import Cloud
-from .figures import (LINES, cloud_plot, cloud_points, draw_cloud, front_view, marked, overlay, palette,
-                                 point_scores, score_limits)
+from ..core import DataError, png_bytes, unknown_name, written_beside
+from ..data import Cloud, Sample
+from .figures import (LINES, close_with, cloud_plot, cloud_points, draw_cloud, front_view, marked, overlay,
+                                 palette, point_scores, score_limits, show_panel, weakly)
 from ..scoring.evaluator import Evaluator
 from ..scoring.sweep import Sweep, Turns
 
 # %% auto #0
 __all__ = ['Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'axis_range', 'score_figure', 'ScoreStrip',
-           'LiveCloud', 'masks_of', 'wide', 'component_strip', 'as_code', 'free_name', 'write_rows', 'SweepCurve',
-           'AblationLab']
+           'LiveCloud', 'masks_of', 'as_list', 'check_detector', 'check_weights', 'wide', 'component_strip', 'as_code',
+           'free_name', 'write_rows', 'SweepCurve', 'AblationLab']
 
 # %% ../../nbs/lab/02_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -183,6 +184,12 @@ def masks_of(
     "The masks of all `samples`, stacked; or the labels of all clouds."
     if len({isinstance(s, Cloud) for s in samples}) > 1:
         raise DataError("samples", "photos and clouds", "samples of one kind", "Look at each kind in a lab of its own.")
+    for s in samples:
+        if not isinstance(s, (Sample, Cloud)):
+            raise DataError("samples", f"a {type(s).__name__}", "samples or clouds", "Give a list of captures.")
+    if len({s.size for s in samples if isinstance(s, Sample)}) > 1:
+        raise DataError("samples", f"sizes {sorted({s.size for s in samples})}", "samples of one size",
+                        "Prepare all of them to one size.")
     masks = [s.labels if isinstance(s, Cloud) else s.mask for s in samples]
     for s, mask in zip(samples, masks):
         if mask is None:
@@ -191,6 +198,38 @@ def masks_of(
     return masks if isinstance(samples[0], Cloud) else np.stack(masks)
 
 # %% ../../nbs/lab/02_ablation.ipynb #d860904f
+def as_list(
+    samples,     # captures
+) -> list:
+    "The captures as a list of at least one."
+    if isinstance(samples, (str, Sample, Cloud)) or not hasattr(samples, "__iter__") and not hasattr(samples, "__getitem__"):
+        raise DataError("samples", f"a {type(samples).__name__}", "a list of samples or clouds", "Write [sample].")
+    samples = list(samples)
+    if not samples: raise DataError("samples", "none", "at least one", "Is the split empty?")
+    return samples
+
+
+def check_detector(
+    where: str,   # how messages call it
+    detector,
+):
+    "Refuse what has no weights, components, fuse and image_scores."
+    if not all(hasattr(detector, part) for part in ("weights", "components", "fuse", "image_scores")):
+        raise DataError(where, type(detector).__name__, "a fitted detector", "create_detector(name).fit(samples) gives one.")
+
+
+def check_weights(
+    where: str,    # how messages call them
+    detector,      # with `weights`
+    given: dict,   # name -> value
+):
+    "Refuse weights that the detector does not have, and values that they cannot take."
+    known = {weight.name: weight for weight in detector.weights}
+    for name, value in given.items():
+        if name not in known: raise unknown_name(where, name, known)
+        known[name].check(value)
+
+
 def wide(
     control,  # any ipywidgets control with a description
 ):            # the same
@@ -291,6 +330,12 @@ def find(self: SweepCurve, weights: dict):
 
 
 @patch
+def stop(self: SweepCurve):
+    "Give up all that is computed in the background."
+    for sweep in self.known.values(): sweep.stop()
+
+
+@patch
 def show(self: SweepCurve, weights: dict, metrics):
     "Show the curve for this setting, and where on it we stand."
     if not self.numeric: return
@@ -323,13 +368,16 @@ class AblationLab:
         samples,   # the N samples or clouds to look at, all with a mask or labels
         components=None,  # of these samples, if they are there already; None computes them
     ):
-        self.detector, self.samples, self.rows, self._held = detector, list(samples), [], False
-        if not self.samples: raise DataError("samples", "none", "at least one", "Is the split empty?")
+        check_detector("detector", detector)
+        self.detector, self.samples, self.rows, self._held = detector, as_list(samples), [], False
         self.evaluator = Evaluator(masks_of(self.samples), np.array([s.anomalous for s in self.samples]))
         self.photos = self.evaluator.sizes is None                # or else clouds, which have none
         self.clouds = [s.cloud() for s in self.samples] if self.photos else self.samples
         # the only time that a network runs
         self.components = detector.components(self.samples) if components is None else components
+        if not isinstance(self.components, Mapping):
+            raise DataError("components", f"a {type(self.components).__name__}", "what detector.components(samples) gave",
+                            "Leave them out, and they are computed.")
         self.part_limits = {name: score_limits(self.components[name]) for name in self.components}
         self._controls()
         self.default = self.result = ablate(detector, self.components, self.evaluator, **self.weights)
@@ -337,7 +385,8 @@ class AblationLab:
         self._pictures()
         self._arrange()
         for control in (*self.controls.values(), self.sample, self.color, self.curve.weight, self.curve.metric):
-            control.observe(self._follow, "value")
+            control.observe(weakly(self._follow), "value")
+        self.close = close_with(self, self.box, also=[self.curve.stop])      # frees everything at once
         self.show_sample()
         self.show_numbers()
 
@@ -361,8 +410,13 @@ def _controls(self: AblationLab):
     self.button = W.Button(description="default weights", tooltip="set all weights to their defaults")
     self.keep = W.Button(description="keep as row", tooltip="add the present setting to the table of kept rows")
     self.save = W.Button(description="save rows", tooltip="write the kept rows to a new file ablation.csv")
-    for button, action in ((self.button, self.reset), (self.keep, self.keep_row), (self.save, self.save_rows)):
-        button.on_click(lambda _, action=action: self._guarded(action))
+    for button in (self.button, self.keep, self.save): button.on_click(weakly(self._pressed))
+
+
+@patch
+def _pressed(self: AblationLab, button):
+    "Called by every button."
+    self._guarded({self.button: self.reset, self.keep: self.keep_row, self.save: self.save_rows}[button])
 
 
 @patch
@@ -374,7 +428,8 @@ def _pictures(self: AblationLab):
     self.bar, self.table, self.message, self.kept = W.HTML(), W.HTML(), W.HTML(), W.HTML()
     self.code = W.Textarea(rows=2, layout=W.Layout(width="920px"), description="as code")
     self.cloud = LiveCloud(self.clouds[0], self.result.maps[0], self.limits, 330 if self.photos else 470)
-    self.strip = ScoreStrip(self.samples, lambda i: setattr(self.sample, "value", i))
+    sample = self.sample                                          # without the lab, which it must not keep alive
+    self.strip = ScoreStrip(self.samples, lambda i: setattr(sample, "value", i))
     defined = [name for name, value in self.default.metrics.items() if not np.isnan(value)]
     self.curve = SweepCurve(self.detector, self.components, self.evaluator, defined or self.default.metrics)
     self.image.add_class("mmad-map")
@@ -404,8 +459,7 @@ def _arrange(self: AblationLab):
 
 @patch
 def _ipython_display_(self: AblationLab):
-    from IPython.display import display
-    display(self.box)
+    show_panel(self)
 
 # %% ../../nbs/lab/02_ablation.ipynb #a4a1b662
 @patch
@@ -501,6 +555,7 @@ def set(self: AblationLab,
     **weights,  # new values by name
 ):
     "Move several controls at once; the pictures follow once."
+    check_weights("weight", self.detector, weights)
     self._held = True
     try:
         for name, value in weights.items():     # 0.1 + 0.2 would come back from the browser as 0.3, perhaps after a reset

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, png_bytes, unknown_name
-from .ablation import LiveCloud, color_bar, masks_of, metric_label, wide
-from .figures import LINES, colored, draw_cloud, marked, overlay, score_limits
+from ..core import DataError, png_bytes
+from .ablation import (LiveCloud, as_list, check_detector, check_weights, color_bar, masks_of, metric_label,
+                                  wide)
+from .figures import (LINES, close_with, colored, draw_cloud, marked, overlay, score_limits, show_panel,
+                                 weakly)
 from ..scoring.evaluator import Evaluator
 
 # %% auto #0
@@ -135,14 +137,10 @@ def detector_and_weights(
 ) -> tuple:     # (detector, {weight: value})
     "What a side was given, checked."
     detector, start = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
-    able = all(hasattr(detector, part) for part in ("weights", "components", "fuse", "image_scores"))
-    if not able or not isinstance(start, dict):
-        raise DataError(f"the {name} side", type(given).__name__, "a fitted detector, or (detector, {weight: value})",
-                        "create_detector(name).fit(samples) gives a detector.")
-    known = {weight.name: weight for weight in detector.weights}
-    for key, value in start.items():
-        if key not in known: raise unknown_name(f"weight of the {name} side", key, known)
-        known[key].check(value)
+    check_detector(f"the {name} side", detector)
+    if not isinstance(start, dict):
+        raise DataError(f"the {name} side", f"weights as a {type(start).__name__}", "(detector, {weight: value})", "Give a dict.")
+    check_weights(f"weight of the {name} side", detector, start)
     return detector, start
 
 # %% ../../nbs/lab/04_explorer.ipynb #a36a9454
@@ -186,8 +184,7 @@ class Explorer:
         components=None,  # {detector: its components of these samples} where they are there; others are computed
     ):
         import ipywidgets as W
-        self.samples, self._held, self._shown = list(samples), False, {}
-        if not self.samples: raise DataError("samples", "none", "at least one", "Is the split empty?")
+        self.samples, self._held, self._shown = as_list(samples), False, {}
         given = detector_and_weights("left", left), detector_and_weights("right", right)
         truth, known = Truth(self.samples), dict(components or {})
         self.photos = truth.evaluator.sizes is None              # or else clouds, which have none
@@ -201,7 +198,8 @@ class Explorer:
         self.scale = wide(W.Dropdown(options=("score", "rank"), value=scale, description="scale"))
         self._build()
         controls = self.sample, self.scale, *self.left.controls.values(), *self.right.controls.values()
-        for control in controls: control.observe(self._follow, "value")
+        for control in controls: control.observe(weakly(self._follow), "value")
+        self.close = close_with(self, self.box, *self.link)      # frees everything at once
         self.refresh()
 
 # %% ../../nbs/lab/04_explorer.ipynb #c20e339a
@@ -220,8 +218,7 @@ def view(self: Explorer) -> tuple:
 
 @patch
 def _ipython_display_(self: Explorer):
-    from IPython.display import display
-    display(self.box)
+    show_panel(self)
 
 # %% ../../nbs/lab/04_explorer.ipynb #8105deb0
 def _column(name, side):
@@ -274,7 +271,7 @@ def _build(self: Explorer):
     wrap, self.table, self.message = W.Layout(flex_flow="row wrap"), W.HTML(), W.HTML()
     self.table.add_class("mmad-metrics")
     self.button = W.Button(description="as at the start", tooltip="set all weights of both sides to those of the start")
-    self.button.on_click(lambda _: self.reset())
+    self.button.on_click(weakly(self._pressed))
     weights = _column("left", self.left), _column("right", self.right)
     pictures, clouds = self._pictures(), self._clouds()
     if self.photos: rows = pictures, (*clouds, self.table)
@@ -346,6 +343,8 @@ def set(self: Explorer,
     right: dict | None = None,  # of the right side
 ):
     "Move several controls at once; the pictures follow once."
+    for name, side, weights in (("left", self.left, left), ("right", self.right, right)):
+        check_weights(f"weight of the {name} side", side.detector, weights or {})
     self._held = True
     try:
         for side, weights in ((self.left, left), (self.right, right)):
@@ -353,6 +352,10 @@ def set(self: Explorer,
                 side.controls[name].value = round(value, 9) if isinstance(value, float) else value
     finally: self._held = False
     self._follow()
+
+
+@patch
+def _pressed(self: Explorer, button): self.reset()
 
 
 @patch

@@ -5,6 +5,8 @@
 # %% ../../nbs/lab/01_figures.ipynb #be9cf040
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from functools import lru_cache
 from itertools import cycle
 
@@ -14,10 +16,10 @@ from ..core import DataError, png_bytes, unknown_name
 from ..data import Cloud, Sample
 
 # %% auto #0
-__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'CURVES', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay',
+__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'CURVES', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay',
            'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
            'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
-           'cloud_plot', 'show_curves', 'curve_plot', 'LimitPanel']
+           'cloud_plot', 'show_curves', 'curve_plot', 'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
@@ -363,6 +365,62 @@ def curve_plot(
                          yaxis=dict(title=CURVES[kind][1], range=[0, 1.02]))
     if limit < 1: figure.add_vrect(x0=limit, x1=1, fillcolor="lightgrey", opacity=0.5, line_width=0)
     return figure
+
+# %% ../../nbs/lab/01_figures.ipynb #1a5544ad
+def weakly(
+    method,  # of an object
+):           # a function that does the same as long as the object lives, and nothing afterwards
+    "A callback that does not keep its object alive."
+    found = weakref.WeakMethod(method)
+    def call(*given):
+        "Pass it on."
+        if (alive := found()) is not None: return alive(*given)
+    return call
+
+
+def widgets_in(
+    widget,          # an ipywidgets widget
+    known=None,      # those that were found before
+) -> list:           # it and all that it is made of
+    "A widget, its children, layouts and styles, and theirs."
+    import ipywidgets as W
+    known = [] if known is None else known
+    if any(widget is other for other in known): return known
+    known.append(widget)
+    for value in (*widget.trait_values().values(), getattr(widget, "objects", ())):
+        for part in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(part, W.Widget): widgets_in(part, known)
+    return known
+
+
+def close_with(
+    panel,     # when nobody holds it any more,
+    *widgets,  # these are closed, with all that is in them,
+    also=(),   # and these functions are called; they must not know the panel
+):             # call it to do so at once
+    "Tie widgets to the life of a panel."
+    def close():
+        "Whatever can be freed."
+        from ipywidgets import Widget
+        for action in also: action()
+        for part in (part for widget in widgets for part in widgets_in(widget)):
+            Widget.close(part)                                      # a k3d plot has a `close` of another meaning
+    end = weakref.finalize(panel, close)
+    end.atexit = False
+    return end
+
+
+SHOWN = deque(maxlen=8)     # the panels that were displayed last
+
+
+def show_panel(
+    panel,   # with a `box`
+):
+    "Display its box, and hold it as long as it is one of the last eight."
+    from IPython.display import display
+    if not any(panel is other for other in SHOWN): SHOWN.append(panel)
+    display(panel.box)
+
 
 # %% ../../nbs/lab/01_figures.ipynb #abd4b6c4
 class LimitPanel:

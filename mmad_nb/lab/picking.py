@@ -13,7 +13,8 @@ from fastcore.basics import patch
 
 from ..core import DataError, png_bytes
 from ..data import Cloud, Sample
-from .figures import DEFECT, LINES, draw_cloud, front_view, marked, overlay, point_scores, score_limits
+from .figures import (DEFECT, LINES, close_with, draw_cloud, front_view, marked, overlay, point_scores,
+                                 score_limits, show_panel, weakly)
 
 # %% auto #0
 __all__ = ['thinned', 'some_points', 'scene', 'point_figure', 'crossed', 'Picked', 'PointPicker']
@@ -108,6 +109,8 @@ class PointPicker:
         limits=None,            # (low, high) of the colours; None: those of this map
         count: int = 8000,      # at most so many points, more only if more are defective
     ):
+        if not isinstance(sample, Sample):
+            raise DataError("sample", f"a {type(sample).__name__}", "a Sample", "Clouds have no pixels to point at.")
         self.sample, self.score, self.picked, self.point = sample, np.asarray(score, dtype=np.float32), picked, None
         if self.score.shape != sample.size:
             raise DataError("score", f"shape {self.score.shape}", f"{sample.size}", "Is it another sample's map?")
@@ -126,7 +129,7 @@ def _build(self: PointPicker):
     import ipywidgets as W
     import plotly.graph_objects as go
     self.figure = go.FigureWidget(point_figure(self.cloud, self.scores, self.limits))
-    self.figure.data[0].on_click(self._clicked)
+    self.figure.data[0].on_click(weakly(self._clicked))
     self.image = W.Image(format="png", layout=W.Layout(width="480px", height="240px"))
     self.label, self.message = W.HTML("Click on a point."), W.HTML()
     points = W.Box([self.figure], layout=W.Layout(width="530px", height="450px"))
@@ -134,6 +137,7 @@ def _build(self: PointPicker):
         widget.add_class(f"mmad-{name}")
     column = W.VBox([self.image, self.label, self.message])
     self.box = W.HBox([points, column], layout=W.Layout(flex_flow="row wrap"))
+    self.close = close_with(self, self.box)      # frees everything at once
 
 # %% ../../nbs/lab/05_picking.ipynb #04f3142b
 @patch
@@ -177,8 +181,7 @@ def _clicked(self: PointPicker, trace, points, state):
 
 @patch
 def _ipython_display_(self: PointPicker):
-    from IPython.display import display
-    display(self.box)
+    show_panel(self)
 
 # %% ../../nbs/lab/05_picking.ipynb #a2b6c91a
 @patch
