@@ -243,3 +243,16 @@ def test_two_processes_give_the_study_of_one(mvtec, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     two = Study.load(tmp_path / "two.json")
     assert two.table() == one.table() and len(two.records) == 6 and not list(tmp_path.glob("*.unfinished"))
+
+
+def test_metrics_go_to_the_trackers(mvtec):
+    class Accelerator:
+        process_index, num_processes, is_main_process = 0, 1, True
+        def __init__(self): self.logged = {}
+        def log(self, values, step): self.logged[step] = values
+
+    accelerator = Accelerator()
+    study = run_protocol("per-class", "dark_spots", small(mvtec), device="cpu", accelerator=accelerator)
+    assert len(accelerator.logged) == len(study.records) == 3
+    for step, record in enumerate(study.records, 1):
+        assert accelerator.logged[step][f"{record['category']}/image_auroc"] == record["metrics"]["exact"]["image_auroc"]

@@ -259,7 +259,7 @@ PROTOCOLS = {  # name: (function, what its detectors may learn from)
 def need_fit_for(protocol: str, detector):
     "Refuse a detector that learns from other samples than the protocol gives."
     if protocol not in PROTOCOLS: raise unknown_name("protocol", protocol, PROTOCOLS)
-    learns = getattr(detector, "learns_from", "good")
+    learns = detector.learns_from
     if learns not in PROTOCOLS[protocol][1]:
         fitting = [name for name, (_, kinds) in PROTOCOLS.items() if learns in kinds]
         raise DataError(f"protocol {protocol!r}", f"detector {detector.name!r}, which learns from {learns} samples",
@@ -588,6 +588,12 @@ class Workers:
         from accelerate.utils import gather_object
         return gather_object(items)
 
+    def log(self, records: list, step: int):
+        "Metrics of new records to the accelerator's trackers, if it has any."
+        if self.accelerator is None: return
+        self.accelerator.log({f"{record['category']}/{name}": value for record in records
+                              for name, value in record["metrics"]["exact"].items()}, step=step)
+
 # %% ../../nbs/experiments/01_protocols.ipynb #a36b0679
 def trained(
     detector,             # not trained yet
@@ -597,14 +603,14 @@ def trained(
     workers: Workers,
 ):
     "The detector after the task's training."
-    if getattr(detector, "learns_from", "good") == "nothing": return detector, 0.0
+    if detector.learns_from == "nothing": return detector, 0.0
     model = folder and folder / "model"
     there = model is not None and (model / "config.json").is_file()
     workers.wait()                                      # all have looked before one of them changes anything
     objects = None if isinstance(detector.encoders, str) else detector.encoders
     if there: return load_detector(model, detector.device, objects), None
     start = time.perf_counter()
-    shared = {"accelerator": workers.accelerator} if workers.count > 1 else {}
+    shared = {} if workers.accelerator is None else {"accelerator": workers.accelerator}
     detector.fit(task.train, checkpoint=folder and folder / "training.safetensors", cache=cache, **shared)
     seconds = round(time.perf_counter() - start, 2)
     if folder and workers.number == 0: detector.save(model)
@@ -683,7 +689,9 @@ def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cach
         for start in range(0, len(todo), workers.count):
             mine = todo[start + workers.number:start + workers.number + 1]
             found = [{**head, "category": c, **record_of(detector, read(task.test[c]), weights, cache)} for c in mine]
-            study.records += workers.share(found)
+            new = workers.share(found)
+            study.records += new
+            workers.log(new, len(study.records))
             if study.path and workers.number == 0: study.save()
             bar.update(len(todo[start:start + workers.count]))
         if folder and workers.number == 0: shutil.rmtree(folder, ignore_errors=True)
@@ -696,7 +704,7 @@ def learned_megabytes(
     detector,  # trained
 ) -> float:
     "How much was learned, in millions of bytes, as `save` would write it."
-    if getattr(detector, "learns_from", "good") == "nothing": return 0.0
+    if detector.learns_from == "nothing": return 0.0
     return round(sum(value.numel() * value.element_size() for value in detector.state().values()) / 1e6, 3)
 
 # %% ../../nbs/experiments/01_protocols.ipynb #0d3b801a
