@@ -265,3 +265,35 @@ def test_checkpoint_entries_by_hand(tmp_path):
     assert set(tensors) == {f"module/net/{name}" for name in net.state_dict()}
     assert json.loads(notes["progress"]) == {"epoch": 1, "settings": {}}
     assert load_checkpoint(tmp_path / "x.safetensors", {"net": net}, adam, {})["epoch"] == 1
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir(); (tmp_path / "old/a").write_text("old")
+    usual, calls = os.replace, []
+
+    def second_fails(*names):
+        calls.append(names)
+        if len(calls) == 2: raise OSError(errno.EIO, "broken")
+        return usual(*names)
+
+    monkeypatch.setattr(runtime.os, "replace", second_fails)
+    with pytest.raises(OSError, match="broken"), written_beside(tmp_path / "old") as beside:
+        beside.mkdir(); (beside / "a").write_text("new")
+    assert (tmp_path / "old/a").read_text() == "old" and hidden(tmp_path) == []
+
+
+def test_every_step_draws_its_own_random_numbers(tmp_path):
+    "And a resumed run draws the same as an undisturbed one."
+    def drawn(stop=None, path=None):
+        net, seen = network(), []
+        def loss(batch):
+            if len(seen) == stop: raise KeyboardInterrupt
+            seen.append(torch.rand(1).item())
+            return sum(net(x).square().sum() for x in batch), len(batch)
+        try: train({"net": net}, [torch.ones(3)] * 4, loss, epochs=3, batch_size=2, checkpoint=path, save_seconds=0)
+        except KeyboardInterrupt: pass
+        return seen
+
+    whole = drawn()
+    assert len(set(whole)) == 6
+    assert drawn(3, tmp_path / "run.safetensors") + drawn(None, tmp_path / "run.safetensors") == whole
