@@ -451,19 +451,21 @@ def rows(self: Study,
     metrics=METRICS,         # columns
     rule: str = "exact",     # one of RULES
     by: str = "category",    # or "defect"
-) -> list:                   # of (group, name, [Spread, ...]); the name of the last of each group is "mean"
+) -> list:                   # of (group, name, [Spread, ...]); the last of each group is "mean" or "all kinds"
     "The table as a list."
     if by not in ("category", "defect"): raise unknown_name("rows", by, ("category", "defect"))
-    found, groups = [], self.every("group")
+    if by == "defect" and rule != "exact":
+        raise DataError("rule", repr(rule), "'exact' for rows by defect", "The other rules look at whole test sets.")
+    found, groups, last = [], self.every("group"), "mean" if by == "category" else "all kinds"
     for group in groups:
         records = self.of(group=group)
         names = (dict.fromkeys(r["category"] for r in records) if by == "category"
                  else sorted({kind for r in records for kind in r["defects"]}))
         for name in names:
             found.append((group, name, [self.spread(m, rule, group=group, **{by: name}) for m in metrics]))
-        found.append((group, "mean", [self.spread(m, rule, group=group) for m in metrics]))
+        found.append((group, last, [self.spread(m, rule, group=group) for m in metrics]))
     if len(groups) > 1 and groups[0].startswith("trained"):
-        found.append(("all trainings", "mean", [self.spread(m, rule) for m in metrics]))
+        found.append(("all trainings", last, [self.spread(m, rule) for m in metrics]))
     return found
 
 # %% ../../nbs/experiments/01_protocols.ipynb #ba6c6140
@@ -652,6 +654,7 @@ def run_protocol(
     "Train and test a detector as a protocol says, with every seed."
     if protocol not in PROTOCOLS: raise unknown_name("protocol", protocol, PROTOCOLS)
     make_tasks, seeds = PROTOCOLS[protocol][0], [seeds] if isinstance(seeds, int) else list(seeds)
+    if "seed" in options: raise DataError("seed", repr(options["seed"]), "seeds=(...), one or more", "Write seeds=(0,).")
     its = {name: options.pop(name) for name in list(options) if name in inspect.signature(make_tasks).parameters}
     first = create_detector(detector, encoders, device, **options)               # bad options end here, before any work
     learns, data, workers = need_fit_for(protocol, first), as_splits(data), Workers(accelerator)
@@ -682,7 +685,8 @@ def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cach
     read = Reader()
     bar = progress(None, study.settings["protocol"], total=sum(len(todo) for _, _, todo in runs))
     for task, seed, todo in (run for run in runs if run[2]):
-        folder = study.path and study.path.with_suffix(".unfinished") / content_hash(task.group, task.trained_on, seed)
+        run = content_hash(study.settings, study.data, task.group, task.trained_on, seed)  # never another run's model
+        folder = study.path and study.path.with_suffix(".unfinished") / run
         detector, seconds = trained(make(seed), task, folder, cache, workers)
         head = {"group": task.group, "trained_on": task.trained_on, "seed": seed, "fit_seconds": seconds,
                 "megabytes": learned_megabytes(detector)}
@@ -720,7 +724,7 @@ def study_bars(
     "A metric as bars: means over the seeds, and each seed as a dot."
     from matplotlib.figure import Figure
     groups = study.every("group")
-    names = list(dict.fromkeys(name for _, name, _ in study.rows((metric,), rule, by) if name != "mean")) + ["mean"]
+    names = list(dict.fromkeys(name for _, name, _ in study.rows((metric,), rule, by) if name not in ("mean", "all kinds"))) + ["mean"]
     figure = Figure(figsize=(max(4.5, 1.2 + .45 * len(names) * len(groups)), 3), layout="constrained")
     axes, width = figure.subplots(), .8 / len(groups)
     for g, group in enumerate(groups):
