@@ -71,7 +71,8 @@ def own(
     dtype: torch.dtype,  # of the weights it is to have
 ) -> torch.nn.Module:
     "The network itself if it is already so, else a copy, so that moving it changes nobody else's."
-    fits = all(p.dtype == dtype and p.device == torch.device(device) for p in network.parameters())
+    device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
+    fits = all(p.dtype == dtype and p.device == device for p in network.parameters())
     return network if fits else copy.deepcopy(network)
 
 
@@ -80,8 +81,8 @@ def first_blocks(
     blocks: int,   # how many of its blocks to keep
 ):                 # a PointMAE that shares the weights
     "A shorter network; the given one stays whole."
-    short = copy.copy(network)
-    short._modules = dict(network._modules)
+    short = copy.copy(network)               # a new outer object ...
+    short._modules = dict(network._modules)  # ... with a list of layers of its own; the layers are the same
     short.blocks = torch.nn.ModuleDict({"blocks": network.blocks["blocks"][:blocks]})
     short.taps = TAPS[blocks]
     return short
@@ -113,9 +114,10 @@ def build_encoders(
     else:
         check_pair(where, encoders, (ImageEncoder, PointEncoder))
         image, points = encoders[:2]
-        if len(points.model.blocks["blocks"]) < blocks:
-            raise DataError(f"{where} option 'blocks'", f"{blocks}", f"at most {len(points.model.blocks['blocks'])}",
-                            "The encoder that was handed over has no more.")
+        most = min(image.depth, len(points.model.blocks["blocks"]))
+        if most < blocks:
+            raise DataError(f"{where} option 'blocks'", f"{blocks}", f"at most {most}",
+                            "The encoders that were handed over have no more.")
     network, group_size = first_blocks(own(points.model, device, dtype), blocks), group_size or points.group_size
     points = PointEncoder(points.name, network, points.provenance, points.groups, group_size, device, dtype)
     image = ImageEncoder(image.name, own(image.model, device, dtype), image.provenance, device, dtype)
@@ -201,7 +203,7 @@ class PairDetector(Detector):
         options = self.options
         self.dtype = getattr(torch, options["compute_dtype"])
         self.pair = self.image_encoder, self.point_encoder = self.encoder_pair()
-        self.provenance = self.image_encoder.provenance
+        self.provenance = "; ".join(dict.fromkeys(encoder.provenance for encoder in self.pair))
 
     def encoder_pair(self):
         "Both encoders; replaced by detectors that take others."
