@@ -36,14 +36,14 @@ drift: $(VENV)/.dev
 
 # Each notebook once, top to bottom in a real kernel: its tests are part of that run.
 notebooks: $(VENV)/.dev
-	$(RUN) timeout 2400 $(BIN)/python .ci/notebooks.py --jobs $(JOBS) --results $(RESULTS)/notebooks.xml
+	$(RUN) timeout 2100 $(BIN)/python .ci/notebooks.py --jobs $(JOBS) --results $(RESULTS)/notebooks.xml
 
 unit: $(VENV)/.dev
-	$(RUN) timeout 2400 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --junitxml $(RESULTS)/unit.xml \
+	$(RUN) timeout 2100 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --junitxml $(RESULTS)/unit.xml \
 	  tests --ignore tests/test_drift.py --ignore tests/test_browser.py
 
 browser: $(VENV)/.dev chromium
-	timeout 900 $(BIN)/pytest -q -s --junitxml $(RESULTS)/browser.xml tests/test_browser.py
+	timeout 600 $(BIN)/pytest -q -s --junitxml $(RESULTS)/browser.xml tests/test_browser.py
 
 # The browser test needs chromium. Where we may install it we do; elsewhere the test says that it was skipped.
 chromium:
