@@ -233,6 +233,106 @@ def manifest(rng, folder):
     return lambda: (MVTec3D(folder), _begun(folder, {"size": 3})) if rng.random() < 0.5 else _begun(folder, {"size": 3})
 
 
+# ---------------------------------------------------------------- files of our own, which carry a checksum: right to the last bit, or refused
+
+def hurt(path, rng):
+    "Damage a file: its text exchanged, its bytes changed, cut, emptied, or replaced by nonsense of another kind."
+    data, what = path.read_bytes(), rng.random()
+    if what < 0.05: data = some(rng, b"", b"{}", b"[]", b"null", b"\0" * 64, b"PK\3\4", b"\x80\2}q\0.")
+    elif what < 0.5 and path.suffix == ".json": data = with_words(data.decode(), rng)
+    else: data = damaged(data, rng, 600)
+    path.write_bytes(data)
+
+
+def hurt_or_replaced(path, rng, other):
+    "As `hurt`; sometimes the whole, sound file of another thing."
+    if rng.random() < 0.1: path.write_bytes(other)
+    else: hurt(path, rng)
+
+
+def learn(seed, checkpoint=None, epochs=2):
+    "A training of seven numbers."
+    import torch
+    from mmad_nb.core.training import train
+    torch.manual_seed(seed)
+    module = torch.nn.Linear(3, 2, bias=seed % 2 == 0)
+    loss = lambda items: (sum((module(item) - item[:2]).square().sum() for item in items), len(items))
+    items = list(torch.randn(6, 3, generator=torch.Generator().manual_seed(1)))
+    return train({"m": module}, items, loss, epochs=epochs, batch_size=2, checkpoint=checkpoint), module.state_dict()
+
+
+def same_numbers(one, other):
+    import torch
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), "other numbers, and not a word about it"
+
+
+@kind
+def checkpoint(rng, folder):
+    path, other = folder / "run.safetensors", folder / "other.safetensors"
+    learn(0, path, 1)
+    learn(1, other, 1)
+    curve, wanted = learn(0)
+    hurt_or_replaced(path, rng, other.read_bytes())
+    def read():
+        found, module = learn(0, path)
+        assert found == curve
+        same_numbers(module, wanted)
+    return read
+
+
+class Sums:
+    "Made once: a detector with little to learn, which is saved to be damaged."
+    made = None
+
+    @classmethod
+    def get(cls):
+        if cls.made is None:
+            import torch
+            from test_detectors_cfm import GOOD, TESTS, miniature
+
+            from mmad_nb.detectors import create_detector
+            torch.set_num_threads(1)
+            encoders = miniature()
+            found = create_detector("memory_bank", encoders, "cpu", group_size=8, coreset=10).fit(GOOD[:2])
+            cls.made = encoders, found, found.state(), TESTS
+        return cls.made
+
+
+@kind
+def detector(rng, folder):
+    from mmad_nb.detectors import load_detector
+    encoders, made, state, _ = Sums.get()
+    made.save(folder / "saved")
+    files = sorted(p for p in (folder / "saved").rglob("*") if p.is_file())
+    path = files[rng.integers(len(files))]
+    if rng.random() < 0.1: path.unlink()
+    else: hurt_or_replaced(path, rng, files[rng.integers(len(files))].read_bytes())
+    def read():
+        found = load_detector(folder / "saved", "cpu", encoders=encoders)
+        same_numbers(found.state(), state)
+        assert found.config() == made.config(), "another configuration, and not a word about it"
+    return read
+
+
+@kind
+def cache_entry(rng, folder):
+    "Never refused: what is damaged is computed again, with a warning."
+    import torch
+    from mmad_nb.core.runtime import DataError, DiskCache
+    cache, key = DiskCache(folder), {"photo": "a", "block": 3}
+    right = {"x": torch.arange(12.).reshape(3, 4), "n": torch.tensor(7), "half": torch.ones(5, dtype=torch.bfloat16)}
+    cache.get(key, lambda: right)
+    cache.get({"photo": "b"}, lambda: {"y": torch.zeros(3)})
+    path = cache.path(key)
+    hurt(path, rng)
+    def read():
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            same_numbers(cache.get(key, lambda: right), right)
+        if told: raise DataError(path, "a broken entry", "a warning and the right numbers", "This is how it has to be.")
+    return read
+
+
 # ---------------------------------------------------------------- the run
 
 def tried(name, number, seed):

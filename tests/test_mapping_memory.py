@@ -92,7 +92,7 @@ def test_reweight_is_a_share():
     (lambda: nearest(rows(3)[:0], rows(3)), "queries: found shape"),
     (lambda: nearest(rows(3) * float("nan"), rows(3)), "queries: found NaN"),
     (lambda: nearest(rows(3), rows(3) / 0), "memory bank: found NaN or infinite"),
-    (lambda: greedy_coreset(rows(3), 0), "count 0"),
+    (lambda: greedy_coreset(rows(3), 0), "coreset count: found 0"),
     (lambda: greedy_coreset(rows(3)[:0], 2), "coreset: found shape"),
 ])
 def test_refused_input(call, message):

@@ -5,7 +5,9 @@
 # %% ../../nbs/mapping/01_crossmodal.ipynb #36d1ee80
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Sequence
 
@@ -18,11 +20,22 @@ from ..features.extract import Features, Mixing
 from ..features.zoo import read_checkpoint
 
 # %% auto #0
-__all__ = ['FeatureMapper', 'create_mappers', 'map_pixels', 'masked_cosine_loss', 'choose_pixels', 'TrainingItem',
-           'crossmodal_loss', 'check_features', 'feature_distance', 'distance_maps', 'load_mapper', 'disturb',
-           'PatchPanel']
+__all__ = ['check_whole', 'FeatureMapper', 'create_mappers', 'map_pixels', 'check_pairs', 'masked_cosine_loss', 'choose_pixels',
+           'TrainingItem', 'crossmodal_loss', 'check_features', 'feature_distance', 'distance_maps', 'load_mapper',
+           'disturb', 'PatchPanel']
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #79e9eea8
+def check_whole(
+    where: str,        # how messages call it
+    value,
+    low: int = 1,      # smallest value
+    high: int = 2**31, # largest value
+):
+    "Refuse what is no whole number from `low` to `high`."
+    if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
+        raise DataError(where, repr(value), f"a whole number from {low} to {high}", "Correct it.")
+
+
 class FeatureMapper(nn.Module):
     "Guesses the features of one sensor from those of the other, one pixel at a time."
     def __init__(self,
@@ -30,6 +43,7 @@ class FeatureMapper(nn.Module):
         out_dim: int,  # channels to guess
     ):
         super().__init__()
+        check_whole("in_dim", in_dim), check_whole("out_dim", out_dim)
         hidden = (in_dim + out_dim) // 2
         self.input = nn.Linear(in_dim, hidden)
         self.projection = nn.Linear(hidden, hidden)
@@ -73,12 +87,25 @@ def map_pixels(
     return mapper.after_linear(mixing @ mapper.linear(patches))
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #71b480b1
+def check_pairs(
+    predicted: torch.Tensor,  # (n,C)
+    target: torch.Tensor,     # (n,C)
+):
+    "Refuse rows that do not belong to each other: shapes that differ would be stretched without a word."
+    if predicted.shape != target.shape or predicted.ndim != 2:
+        raise DataError("target", f"shape {tuple(target.shape)} for predictions {tuple(predicted.shape)}", "both (n,C)",
+                        "One row for each pixel on both sides.")
+
+
 def masked_cosine_loss(
     predicted: torch.Tensor,           # (n,C)
     target: torch.Tensor,              # (n,C)
     mask: torch.Tensor | None = None,  # (n,) bool: rows that count; None for all
 ) -> tuple:                            # sum of 1 - cos over the rows that count, their number
     "Sum and count of the cosine loss; divide only after adding over samples and processes."
+    check_pairs(predicted, target)
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != predicted.shape[:1]):
+        raise DataError("mask", f"{mask.dtype} {tuple(mask.shape)}", f"bool ({len(predicted)},)", "One entry for each row.")
     loss = 1 - F.cosine_similarity(predicted, target, dim=1, eps=1e-6)
     if mask is None: return loss.sum(), len(loss)
     return torch.where(mask, loss, 0).sum(), int(mask.sum())
@@ -91,6 +118,7 @@ def choose_pixels(
 ) -> torch.Tensor:              # (n,) sorted flat pixel numbers
     "The valid pixels of a sample, or a random subset of them."
     pixels = features.valid.flatten().nonzero()[:, 0]
+    if count is not None: check_whole("count", count, 1)
     if count is None or count >= len(pixels): return pixels
     draw = torch.Generator().manual_seed(seed)
     return pixels[torch.randperm(len(pixels), generator=draw)[:count]].sort().values
@@ -111,6 +139,7 @@ def crossmodal_loss(
     items: Sequence[TrainingItem],  # the samples of a batch
 ) -> tuple:                         # sum of both directions' losses over all pixels, number of pixels
     "The batch's loss as `train` wants it."
+    if not len(items): raise DataError("crossmodal_loss", "no sample", "a batch of at least one", "Is the split empty?")
     total, count, device = 0, 0, next(mappers.parameters()).device
     for item in items:
         image, points = item.image.to(device), item.points.to(device)
@@ -141,6 +170,7 @@ def feature_distance(
     target: torch.Tensor,     # (n,C)
 ) -> torch.Tensor:            # (n,) in [0,2]
     "Distance of the two directions: both rows scaled to length 1, then the Euclidean norm of the difference."
+    check_pairs(predicted, target)
     return (F.normalize(predicted, dim=1) - F.normalize(target, dim=1)).norm(dim=1)
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #c0d95d44
@@ -151,6 +181,7 @@ def distance_maps(
     chunk: int = 512,        # pixels at a time
 ) -> dict:                   # "rgb" and "xyz": (H,W) float32, 0 on invalid pixels
     "Both distance maps of a sample, computed on its valid pixels in chunks."
+    check_whole("chunk", chunk)
     like, pixels = next(mappers.parameters()), features.valid.flatten().nonzero()[:, 0]
     image, points = features.image.flatten(1).T.to(like).contiguous(), features.points.to(like)
     maps = {"rgb": torch.zeros(features.valid.numel()), "xyz": torch.zeros(features.valid.numel())}
@@ -168,7 +199,7 @@ def load_mapper(
     path,               # file with the layers input, projection and output, as CFM publishes it
 ) -> FeatureMapper:
     "A mapper from a published checkpoint file; layers stored as 1x1 convolutions are accepted too."
-    if not Path(path).is_file():
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
         raise WeightsError(path, "no such file", "a checkpoint of a mapper",
                            "Download it from the authors' page and give its path.")
     state = {name: value.flatten(1) if value.ndim > 1 else value for name, value in read_checkpoint(path).items()}
@@ -192,6 +223,9 @@ def disturb(
     seed: int = 0,          # of the direction
 ) -> Features:
     "The same sample with one image patch pushed in a random direction."
+    for name, place, side in (("row", row, features.image.shape[1]), ("column", column, features.image.shape[2])):
+        check_whole(name, place, 0, side - 1)
+    if not math.isfinite(strength): raise DataError("strength", f"{strength}", "a finite number", "0 changes nothing.")
     image = features.image.clone()
     push = torch.randn(image.shape[0], generator=torch.Generator().manual_seed(seed))
     image[:, row, column] += strength * features.image.std() * push

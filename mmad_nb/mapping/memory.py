@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
 
 from ..core.runtime import DataError, unknown_name
 from ..features.extract import Features, Mixing
+from .crossmodal import check_whole
 
 # %% auto #0
 __all__ = ['CHOICES', 'check_rows', 'nearest', 'random_projection', 'greedy_coreset', 'covering_radius', 'random_choice',
@@ -25,6 +27,9 @@ def check_rows(
     width: int | None = None,
 ):
     "Refuse what cannot be a list of finite features."
+    if not isinstance(rows, torch.Tensor) or not rows.is_floating_point():
+        raise DataError(where, f"{getattr(rows, 'dtype', type(rows).__name__)}", "a tensor of floating point numbers",
+                        "Convert it with torch.as_tensor(rows).float().")
     if rows.ndim != 2 or len(rows) == 0 or (width is not None and rows.shape[1] != width):
         raise DataError(where, f"shape {tuple(rows.shape)}", f"at least one row of {width or 'C'} numbers",
                         "One row for each patch; bank and queries come from the same encoder.")
@@ -42,7 +47,9 @@ def nearest(
 ) -> tuple:                  # distances (Q,k) float32, nearest first; row numbers (Q,k)
     "The `k` nearest rows of the bank and their exact distances."
     check_rows(bank, "memory bank"); check_rows(queries, "queries", bank.shape[1])
-    k, middle, found = min(k, len(bank)), bank.float().mean(0), []
+    for name, number in (("k", k), ("chunk", chunk), ("bank_chunk", bank_chunk)): check_whole(name, number)
+    middle = sum(part.float().sum(0) for part in bank.split(bank_chunk)) / len(bank)    # the bank is never widened whole
+    k, found = min(k, len(bank)), []
     for some in queries.float().split(chunk):
         candidates = _propose(some - middle, bank, middle, min(k + 4, len(bank)), bank_chunk)
         distance = (some[:, None] - bank[candidates].float()).norm(dim=2)   # (chunk,k+4,C): few, so subtract
@@ -69,6 +76,7 @@ def random_projection(
     seed: int = 0,
 ) -> torch.Tensor:       # (n,dim) float32
     "Random mixtures of the columns; distances stay roughly what they were."
+    check_whole("dim", dim)
     if dim >= rows.shape[1]: return rows.float()
     matrix = torch.randn(rows.shape[1], dim, generator=torch.Generator().manual_seed(seed)) / dim ** 0.5
     return torch.cat([part.float() @ matrix.to(rows.device) for part in rows.split(16384)])
@@ -83,7 +91,7 @@ def greedy_coreset(
 ) -> torch.Tensor:            # (count,) row numbers in the order of choice
     "Rows of which no other row is far: always the one that is served worst so far."
     check_rows(rows, "coreset")
-    if count < 1: raise DataError("coreset", f"count {count}", "at least 1", "Choose a larger share.")
+    check_whole("coreset count", count), check_whole("chunk", chunk)
     count = min(count, len(rows))
     parts = (rows.float() if dim is None else random_projection(rows, dim, seed)).split(chunk)
     first = torch.randint(len(rows), (1,), generator=torch.Generator().manual_seed(seed)).item()
@@ -102,6 +110,10 @@ def covering_radius(
     chosen: torch.Tensor,  # (m,) row numbers
 ) -> float:
     "Distance from the row that is served worst to the nearest chosen one."
+    check_rows(rows, "rows")
+    whole = isinstance(chosen, torch.Tensor) and chosen.dtype == torch.int64 and chosen.ndim == 1 and len(chosen) > 0
+    if not whole or not 0 <= chosen.min() <= chosen.max() < len(rows):
+        raise DataError("chosen", f"{chosen!r}"[:80], f"row numbers from 0 to {len(rows) - 1}", "See choose_rows.")
     return nearest(rows, rows[chosen])[0].max().item()
 
 
@@ -111,6 +123,7 @@ def random_choice(
     seed: int = 0,
 ) -> torch.Tensor:  # (chosen,) row numbers
     "Rows by chance: what the greedy choice has to beat."
+    check_whole("count", count), check_whole("chosen", chosen)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:chosen]
 
 
@@ -162,6 +175,7 @@ def reweight(
     b: int = 3,              # rows around the nearest one, itself included
 ) -> float:                  # in [0,1]
     "PatchCore's factor for the score of an image, from its worst patch."
+    check_whole("b", b)
     distance, index = nearest(queries, bank)
     worst = distance[:, 0].argmax()
     around = nearest(bank[index[worst]].float(), bank, b)[1][0]                 # m* and its neighbours
@@ -184,6 +198,8 @@ def patch_rows(
     pool: int = 1,       # odd: mean over pool x pool patches first; 1 changes nothing
 ) -> dict:               # "rgb": (n,Ci), "xyz": (G,Cp)
     "What is remembered of one sample, or compared with the memory."
+    check_whole("pool", pool)
+    if pool % 2 == 0: raise DataError("pool", f"{pool}", "an odd number of patches", "An even square has no middle.")
     image = F.avg_pool2d(features.image[None], pool, 1, pool // 2, count_include_pad=False)[0]
     return {"rgb": image[:, seen_patches(features)].T.contiguous(), "xyz": features.points}
 
@@ -227,9 +243,12 @@ def remember(
     dim: int | None = 128,       # of the projection by which `greedy` chooses
 ) -> tuple:                      # bank (M,C), usual distance
     "The bank of one sensor and its unit."
-    everything = torch.cat(rows)
-    check_rows(everything, "memory bank")
-    if not share > 0: raise DataError("share", f"{share}", "a share in (0,1] or a number of rows", "Try 0.1.")
+    if isinstance(rows, torch.Tensor) or not len(rows):
+        raise DataError("rows", f"a {type(rows).__name__} of {len(rows)}", "a list, one (n,C) for each sample", "Write [rows].")
+    for number, some in enumerate(rows): check_rows(some, f"rows of sample {number}", rows[0].shape[-1])
+    everything = torch.cat(list(rows))
+    if not isinstance(share, Real) or not share > 0 or share > 1 and (share % 1 or share > 2**31):
+        raise DataError("share", f"{share!r}", "a share in (0,1], or a whole number of rows", "Try 0.1.")
     count = math.ceil(share * len(everything)) if share <= 1 else int(share)
     chosen = choose_rows(everything, count, choice, seed, dim)
     origin = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r) for r in rows]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property, lru_cache
+from numbers import Real
 from typing import Callable, NamedTuple, Sequence
 from urllib.parse import quote, unquote
 
@@ -17,15 +18,15 @@ from torch import nn
 from ..core.runtime import DataError, png_bytes, unknown_name
 from ..features.extract import Features
 from ..features.zoo import create_encoder
-from ..mapping.crossmodal import TrainingItem, choose_pixels, crossmodal_loss, map_pixels
+from ..mapping.crossmodal import TrainingItem, check_whole, choose_pixels, crossmodal_loss, map_pixels
 from ..mapping.text_adaptor import category_words, create_text_mappers, object_sentences, text_maps, total_loss
 
 # %% auto #0
 __all__ = ['WHOLE', 'BROKEN', 'VIEWS', 'FLAWS', 'MODES', 'TEXT_ENCODERS', 'SCORES', 'ensemble_sentences', 'described_sentences',
            'AbnormalPrompts', 'PromptText', 'prompt_sentences', 'encode_prompts', 'Sentences', 'text_tower',
            'open_sentences', 'create_prompt_modules', 'create_word_modules', 'mean_sentence', 'anchors', 'LabelledItem',
-           'labelled_item', 'worded_item', 'anchor_cosines', 'pixel_contrast', 'contrastive_loss', 'prompt_loss',
-           'check_score', 'psi_maps', 'psi_text', 'ContrastPanel']
+           'labelled_item', 'worded_item', 'anchor_cosines', 'check_temperature', 'pixel_contrast', 'contrastive_loss',
+           'prompt_loss', 'check_score', 'psi_maps', 'psi_text', 'ContrastPanel']
 
 # %% ../../nbs/prompts/01_states.ipynb #ac055777
 WHOLE = ("{}", "intact {}", "flawless {}", "spotless {}", "{} in perfect condition", "{} without any defect")
@@ -102,6 +103,8 @@ def encode_prompts(
     encoder,                    # a ClipEncoder
 ) -> PromptText:
     "The sentences of all categories as vectors."
+    if isinstance(categories, str) or not len(categories):
+        raise DataError("categories", repr(categories), "a list of at least one name", 'Write ["bagel"], with brackets.')
     pairs = [prompt_sentences(mode, category) for category in categories]
     vectors = lambda which: torch.stack([encoder.encode_text(pair[which]) for pair in pairs])
     return PromptText(vectors(0), vectors(1) if pairs[0][1] else None)
@@ -150,8 +153,11 @@ class Sentences(dict):
         found = {}
         for name in tensors:
             if not name.startswith("text/"): continue
-            _, category, kind = name.split("/")
+            _, _, word = name.partition("/")
+            category, _, kind = word.rpartition("/")
             found.setdefault(unquote(category), {})[kind] = tensors[name].to(device)
+        if any("normal" not in kinds for kinds in found.values()):
+            raise DataError("sentences", f"{sorted(found)} without their normal ones", "text/CATEGORY/normal", "Save them again.")
         self.update({name: PromptText(kinds["normal"], kinds.get("abnormal")) for name, kinds in found.items()})
 
 TEXT_ENCODERS = {"tiny": "tiny_clip", "paper": "ViT-L-14-336.openai"}
@@ -173,6 +179,7 @@ def open_sentences(
     words=None,   # the name of a text encoder, to be used in place of the encoders' own
 ) -> Sentences:   # still empty
     "The sentences of a detector that was made with these encoders."
+    if isinstance(encoders, str) and encoders not in TEXT_ENCODERS: raise unknown_name("encoders", encoders, TEXT_ENCODERS)
     name = words or (TEXT_ENCODERS[encoders] if isinstance(encoders, str) else None)
     if name: return Sentences(mode, lambda: text_tower(name, device))
     if len(encoders) < 3 or encoders[2] is None:
@@ -251,7 +258,8 @@ def labelled_item(
     seed: int = 0,              # which ones
 ) -> LabelledItem:
     "Valid pixels with their labels; of `count` pixels up to half are taken from the mask."
-    mask = torch.zeros(features.size, dtype=torch.bool) if mask is None else torch.as_tensor(mask)
+    mask = torch.zeros(features.size, dtype=torch.bool) if mask is None else torch.as_tensor(mask) != 0
+    if count is not None: check_whole("count", count)
     if mask.shape != features.valid.shape:
         raise DataError("labelled_item", f"a mask of {tuple(mask.shape)}", f"{tuple(features.size)}, as the features",
                         "Give the mask of the prepared sample that the features were made of.")
@@ -290,12 +298,21 @@ def anchor_cosines(
     return F.normalize(mapped, dim=1) @ F.normalize(torch.stack([normal, abnormal]), dim=1).T
 
 
+def check_temperature(temperature):
+    "Refuse a temperature that is no number above 0."
+    if not isinstance(temperature, Real) or not 0 < temperature < float("inf"):
+        raise DataError("temperature", repr(temperature), "a number above 0", "In training it was 0.07.")
+
+
 def pixel_contrast(
     cosines: torch.Tensor,    # (n,2) to the normal and to the abnormal anchor
     labels: torch.Tensor,     # (n,) bool: defective
     temperature: float = .07, # what cosines are divided by
 ) -> torch.Tensor:            # sum over the pixels
     "Cross-entropy of the choice between two anchors."
+    check_temperature(temperature)
+    if cosines.shape != (len(labels), 2):
+        raise DataError("cosines", f"shape {tuple(cosines.shape)}", f"({len(labels)},2), as many as labels", "See anchor_cosines.")
     return F.cross_entropy(cosines / temperature, labels.long().to(cosines.device), reduction="sum")
 
 # %% ../../nbs/prompts/01_states.ipynb #e25ef90b
@@ -309,6 +326,9 @@ def contrastive_loss(
     pull: float = 0.,               # weight of equation 10 on the normal pixels, from the same cosines
 ) -> tuple:                         # sum of both modalities' losses over all pixels, number of pixels
     "Every pixel is asked which anchor it belongs to, by its colour and by its shape."
+    if not len(items) == len(normal) == len(abnormal) or not len(items):
+        raise DataError("contrastive_loss", f"{len(normal)} and {len(abnormal)} anchors for {len(items)} samples",
+                        "one of each kind for each sample", "Pick rows by category: anchors[[0, 0, 1]].")
     total, count = 0, 0
     for item, whole, broken in zip(items, normal, abnormal):
         for name, patches, mixing in (("rgb_to_text", item.image, item.image_mixing),
@@ -330,7 +350,7 @@ def prompt_loss(
     temperature: float = .07,       # of the contrast
     contrast: float = .07,          # weight of the contrast beside the pull
 ) -> tuple:                         # sum of losses over all pixels, number of pixels
-    "Equation 11 for the mode; normal pixels alone teach the mapping between the sensors."
+    "Equation 11 for the mode; normal pixels alone teach normality, each with one share of all pixels of the batch."
     whole = [getattr(item, "normal", item) for item in items]
     if mode == "oct": return total_loss(mappers, modules, whole, text.normal, category)
     normal, abnormal = (a[list(category)] for a in anchors(mode, modules, text))
@@ -363,6 +383,7 @@ def psi_maps(
 ) -> dict:                                 # "rgb_text" and "xyz_text": (H,W) float32, 0 on invalid pixels
     "The two factors of Ψ_text: distances to the normal anchor, or probabilities of the abnormal one."
     check_score("oct" if abnormal is None else "cpe", score)
+    check_temperature(temperature)
     near = text_maps(modules, features, normal, chunk)
     if score == "distance": return near
     far = text_maps(modules, features, abnormal, chunk)
