@@ -103,6 +103,7 @@ def test_components_of_clouds_slice_and_come_apart():
     parts = Components({"far": flat}, torch.ones(10, dtype=torch.bool), ["a", "b", "c"], sizes=(2, 5, 3))
     assert [one.tolist() for one in parts.apart(parts["far"])] == [[0, 1], [2, 3, 4, 5, 6], [7, 8, 9]]
     assert parts[1:].sizes == (5, 3) and parts[[2, 0]]["far"].tolist() == [7, 8, 9, 0, 1] and parts[-1].ids == ("c",)
+    assert parts[[2, 0]].ids == ("c", "a")
     assert parts[torch.tensor([True, False, True])].sizes == (2, 3)
 
 
@@ -142,6 +143,11 @@ def test_learning_and_testing_read_the_same_block():
         (_, tested), = made.stream(GOOD[:1])
         assert torch.equal(learned.image, tested.image) and torch.equal(learned.points, tested.points)
         assert torch.equal(learned.image, made.image_encoder.encode(torch.from_numpy(GOOD[0].rgb)[None], (blocks - 1,))[0][0])
+
+
+def test_each_sample_has_its_own_note():
+    notes = cfm().features(GOOD).notes
+    assert [note.id for note in notes] == [sample.id for sample in GOOD] and all(note.mask is None for note in notes)
 
 
 # checkpoints, stages, streaming

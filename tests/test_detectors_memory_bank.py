@@ -150,3 +150,12 @@ def test_refused_input(fitted):
 def test_a_sample_with_nothing_measured_is_named():
     empty = replace(GOOD[0], valid=np.zeros_like(GOOD[0].valid), xyz=np.zeros_like(GOOD[0].xyz), id="disc/good/empty")
     with pytest.raises(DataError, match="disc/good/empty"): detector().fit([*GOOD[:2], empty])
+
+
+def test_a_map_is_the_distance_to_the_nearest_row_in_usual_distances(cache):
+    one = detector(coreset=.3).fit(GOOD, cache=cache)
+    (_, features), = one.stream(TESTS[1:], cache)
+    rows, seen = patch_rows(features)["rgb"], seen_patches(features)
+    distance = torch.cdist(rows.double(), one.banks["rgb"].double()).min(1).values / one.scales["rgb"]
+    by_hand = spread(distance.float(), seen.flatten(), features.image_matrix, features.valid)
+    assert torch.allclose(one.components(TESTS[1:], cache=cache)["rgb"][0], by_hand, atol=1e-3)
