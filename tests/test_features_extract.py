@@ -214,6 +214,9 @@ torch.manual_seed(0)
 points = PointEncoder("small", PointMAE(dim=24, heads=2, groups=40, group_size=16), "", device="cpu")
 found = extract([hill(seed) for seed in range(5)], image, points, accelerator=accelerator, batch_size=2, cache={cache!r})
 print(f"process {{accelerator.process_index}} of {{accelerator.num_processes}}: {{len(found)}}")
+few = extract([hill(0)], image, points, accelerator=accelerator, cache={cache!r})  # fewer batches than processes
+assert len(few) == 1
+accelerator.wait_for_everyone()
 torch.save([{{n: getattr(f, n) for n in TENSORS}} for f in found], {folder!r} + f"/{{accelerator.process_index}}.pt")
 """
 
@@ -232,4 +235,4 @@ def test_two_processes_give_exactly_the_features_of_one(tmp_path, pair):
     torch.set_num_threads(threads)
     for process in (0, 1):
         found = torch.load(tmp_path / f"{process}.pt", weights_only=True)
-        assert all(torch.equal(f[n], getattr(a, n)) for f, a in zip(found, alone) for n in TENSORS)
+        assert all(torch.allclose(f[n], getattr(a, n), atol=1e-5) for f, a in zip(found, alone) for n in TENSORS)

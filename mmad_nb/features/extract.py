@@ -300,8 +300,9 @@ def extract(
         if accelerator is None: found = encode(batches, bar)
         else:
             from accelerate.utils import gather_object
-            with accelerator.split_between_processes(batches) as mine: found = encode(mine, bar)
-            found = gather_object(found)  # everybody's lists, joined in the order of the processes
+            process, count = accelerator.process_index, accelerator.num_processes  # neighbours go to one process
+            mine = batches[len(batches) * process // count:len(batches) * (process + 1) // count]
+            found = gather_object(encode(mine, bar))  # everybody's lists, joined in the order of the processes
     return FeatureSet(*map(list, zip(*found)), folder) if found else FeatureSet([], [], [], folder)
 
 
