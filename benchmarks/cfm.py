@@ -65,7 +65,7 @@ def our_detector(folder: Path, dtype: str):
     files = {"vit_base_patch8_224.dino": "dino_vitbase8_pretrain.pth", "point_mae": "pretrain.pth"}
     encoders = [create_encoder(name, folder / file, "cpu", dtype=getattr(torch, dtype)) for name, file in files.items()]
     detector = create_detector("cfm", encoders=encoders, device="cpu", compute_dtype=dtype)
-    detector.mappers = torch.nn.ModuleDict({"rgb_to_xyz": load_mapper(folder / "CFM_2Dto3D.pth"),
+    detector.modules = torch.nn.ModuleDict({"rgb_to_xyz": load_mapper(folder / "CFM_2Dto3D.pth"),
                                             "xyz_to_rgb": load_mapper(folder / "CFM_3Dto2D.pth")})
     detector.fitted = True
     return detector
