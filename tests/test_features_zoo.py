@@ -560,3 +560,8 @@ def test_a_real_bert_is_read_by_transformers(tmp_path):
     encoder = create_encoder(MINI, tmp_path / "given", "cpu")
     tokens = model(torch.tensor([[2, 5, 6, 3]])).last_hidden_state[0].mean(0)
     assert torch.allclose(encoder.encode_text(["a gear", "a photo of a gear"])[0], tokens / tokens.norm(), atol=1e-5)
+
+
+def test_a_mistyped_training_of_a_known_network():
+    with pytest.raises(DataError, match="training of vit_base_patch8_224 'dinos'.*Did you mean 'dino'"):
+        find_card("vit_base_patch8_224.dinos")

@@ -102,9 +102,13 @@ def find_card(
                            hub=(source.get("hf_hub") or "").strip("/"), hub_file="open_clip_model.safetensors")
     import timm
     names = _timm_names()
-    config = timm.get_pretrained_cfg(name) if name.split(".")[0] in names else None
+    network, _, training = name.partition(".")
+    try: config = timm.get_pretrained_cfg(name) if network in names else None
+    except RuntimeError as error:  # a network that timm knows, with a training that it does not
+        known = [one.partition(".")[2] for one in timm.list_pretrained(f"{network}.*")]
+        raise unknown_name(f"training of {network}", training, known) from error
     if config is None:
-        near = difflib.get_close_matches(name.split(".")[0], names, n=3)
+        near = difflib.get_close_matches(network, names, n=3)
         raise unknown_name("encoder", name, list_encoders() + near)
     files = f"{name}.safetensors", f"{name}.pth"
     return EncoderCard(name, "image", files if config.hf_hub_id else files[::-1], config.license or "not stated", 0,
