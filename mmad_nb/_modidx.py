@@ -28,6 +28,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mmad_nb.core.runtime._gone': ('core/runtime.html#_gone', 'mmad_nb/core/runtime.py'),
                                       'mmad_nb.core.runtime._swap': ('core/runtime.html#_swap', 'mmad_nb/core/runtime.py'),
                                       'mmad_nb.core.runtime._sweep': ('core/runtime.html#_sweep', 'mmad_nb/core/runtime.py'),
+                                      'mmad_nb.core.runtime._tensor': ('core/runtime.html#_tensor', 'mmad_nb/core/runtime.py'),
                                       'mmad_nb.core.runtime.cache_dir': ('core/runtime.html#cache_dir', 'mmad_nb/core/runtime.py'),
                                       'mmad_nb.core.runtime.content_hash': ('core/runtime.html#content_hash', 'mmad_nb/core/runtime.py'),
                                       'mmad_nb.core.runtime.pick_device': ('core/runtime.html#pick_device', 'mmad_nb/core/runtime.py'),
