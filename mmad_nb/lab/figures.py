@@ -5,6 +5,7 @@
 # %% ../../nbs/lab/01_figures.ipynb #be9cf040
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import deque
 from functools import lru_cache
@@ -16,8 +17,8 @@ from ..core import DataError, png_bytes, unknown_name
 from ..data import Cloud, Sample
 
 # %% auto #0
-__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'CURVES', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay',
-           'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
+__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'CURVES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked',
+           'overlay', 'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
            'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
            'cloud_plot', 'show_curves', 'curve_plot', 'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
 
@@ -393,6 +394,9 @@ def widgets_in(
     return known
 
 
+LEFT = deque()  # what could not be closed on another thread
+
+
 def close_with(
     panel,     # when nobody holds it any more,
     *widgets,  # these are closed, with all that is in them,
@@ -403,8 +407,11 @@ def close_with(
         "Whatever can be freed."
         from ipywidgets import Widget
         for action in also: action()
+        if threading.current_thread() is not threading.main_thread():  # the collector may run anywhere, widgets may not
+            return LEFT.append(close)
         for part in (part for widget in widgets for part in widgets_in(widget)):
             Widget.close(part)                                      # a k3d plot has a `close` of another meaning
+    while LEFT: LEFT.popleft()()
     end = weakref.finalize(panel, close)
     end.atexit = False
     return end
@@ -420,7 +427,6 @@ def show_panel(
     from IPython.display import display
     if not any(panel is other for other in SHOWN): SHOWN.append(panel)
     display(panel.box)
-
 
 # %% ../../nbs/lab/01_figures.ipynb #abd4b6c4
 class LimitPanel:
