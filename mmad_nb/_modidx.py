@@ -51,6 +51,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mmad_nb.core.training.batches': ('core/training.html#batches', 'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.curve_for': ('core/training.html#curve_for', 'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.drawn_from': ('core/training.html#drawn_from', 'mmad_nb/core/training.py'),
+                                       'mmad_nb.core.training.free_memory': ('core/training.html#free_memory', 'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.load_checkpoint': ( 'core/training.html#load_checkpoint',
                                                                                   'mmad_nb/core/training.py'),
                                        'mmad_nb.core.training.readers': ('core/training.html#readers', 'mmad_nb/core/training.py'),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmad_nb.core import runtime
+from mmad_nb.core import runtime, training
 from mmad_nb.core.runtime import (DamagedError, DataError, DiskCache, pick_device, read_tensors, seed_everything, write_tensors,
                                   written_beside)
 from mmad_nb.core.training import load_checkpoint, save_checkpoint, train
@@ -297,3 +297,18 @@ def test_every_step_draws_its_own_random_numbers(tmp_path):
     whole = drawn()
     assert len(set(whole)) == 6
     assert drawn(3, tmp_path / "run.safetensors") + drawn(None, tmp_path / "run.safetensors") == whole
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_other_systems_have_no_such_call(monkeypatch, error):
+    def refuse(name): raise error(name)
+    monkeypatch.setattr(training.ctypes, "CDLL", refuse)
+    training.free_memory()
+
+
+@pytest.mark.parametrize("workers, calls", [(0, 0), (1, 8)])
+def test_a_training_that_streams_frees_memory_after_each_step(monkeypatch, workers, calls):
+    seen = []
+    monkeypatch.setattr(training, "free_memory", lambda: seen.append(1))
+    run(None, 2, workers=workers)
+    assert len(seen) == calls
