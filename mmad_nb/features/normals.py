@@ -15,7 +15,8 @@ from ..core.runtime import DataError
 from .points import knn
 
 # %% auto #0
-__all__ = ['window_sums', 'surface_normals', 'cloud_normals', 'relight', 'RelightPanel']
+__all__ = ['TO_COLOUR', 'window_sums', 'surface_normals', 'normal_colours', 'colours_to_normals', 'cloud_normals', 'relight',
+           'RelightPanel']
 
 # %% ../../nbs/features/04_normals.ipynb #4283c8e5
 def window_sums(
@@ -48,6 +49,29 @@ def surface_normals(
     normal = F.normalize(torch.linalg.cross(n * up - u * p, n * vp - v * p, dim=0), dim=0, eps=1e-30)
     normal = normal * torch.where((normal * xyz).sum(0) > 0, -1.0, 1.0)        # towards the origin
     return normal * (valid & planar)
+
+# %% ../../nbs/features/04_normals.ipynb #c4e261b4
+TO_COLOUR = (1.0, -1.0, -1.0)  # x right, y up, z towards the viewer; the sensor frame has y down and z away
+
+
+def normal_colours(
+    normals: torch.Tensor,              # (...,3,H,W) unit vectors in the sensor frame; 0 where unknown
+    valid: torch.Tensor | None = None,  # (...,H,W) bool; None: wherever the normal is not 0
+) -> torch.Tensor:                      # (...,3,H,W) float32 in [0,1]; without a normal that of a wall facing us
+    "Normals in the colours of Eyecandies and Marigold."
+    normals = torch.as_tensor(normals).float()
+    known = normals.square().sum(-3) > 0.25
+    if valid is not None: known = known & torch.as_tensor(valid, device=normals.device)
+    sign, facing = (normals.new_tensor(v).view(3, 1, 1) for v in (TO_COLOUR, (0.5, 0.5, 1.0)))
+    return torch.where(known.unsqueeze(-3), (normals * sign + 1) / 2, facing).clamp(0, 1)
+
+
+def colours_to_normals(
+    colours: torch.Tensor,  # (...,3,H,W) in [0,1]
+) -> torch.Tensor:          # (...,3,H,W) float32 unit vectors in the sensor frame
+    "Back from colours; what rounding to 8 bits did to the length is mended."
+    colours = torch.as_tensor(colours).float()
+    return F.normalize((colours * 2 - 1) * colours.new_tensor(TO_COLOUR).view(3, 1, 1), dim=-3)
 
 # %% ../../nbs/features/04_normals.ipynb #5b2b07e5
 def cloud_normals(

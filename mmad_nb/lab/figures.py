@@ -128,11 +128,11 @@ def depth_picture(
 def normals_picture(
     sample: Sample,
 ) -> np.ndarray:  # (H,W,3) float
-    "The direction of the surface as a colour, (n + 1) / 2."
-    from mmad_nb.features.normals import surface_normals
-    normals = np.asarray(surface_normals(sample.xyz, sample.valid))
-    seen = sample.valid & (np.square(normals).sum(0) > 0.5)
-    return np.where(seen[..., None], (normals.transpose(1, 2, 0) + 1) / 2, UNSEEN).clip(0, 1)
+    "The direction of the surface as a colour: red to the right, green up, blue towards the camera."
+    from mmad_nb.features.normals import normal_colours, surface_normals
+    normals = surface_normals(sample.xyz, sample.valid)
+    seen = (normals.square().sum(0) > 0.5).numpy()
+    return np.where(seen[..., None], normal_colours(normals).permute(1, 2, 0).numpy(), UNSEEN)
 
 # %% ../../nbs/lab/01_figures.ipynb #32b048de
 def show_sample(
@@ -224,7 +224,9 @@ def cloud_colors(
         score = point_scores(cloud, color)
         return colored(score, limits or score_limits(score), name)
     if color == "photo": return plain if cloud.colors is None else cloud.colors
-    if color == "normals": return plain if cloud.normals is None else (cloud.normals + 1) / 2
+    if color == "normals":
+        from mmad_nb.features.normals import normal_colours
+        return plain if cloud.normals is None else normal_colours(cloud.normals.T[..., None])[..., 0].T.numpy()
     if color == "mask":
         return plain if cloud.labels is None else np.where(cloud.labels[:, None], np.float32(to_rgb(DEFECT)), plain)
     raise unknown_name("point colour", color, ("photo", "normals", "mask"))
