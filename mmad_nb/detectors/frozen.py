@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from ..core.runtime import DataError, DiskCache
 from ..core.training import adam, readers, train
 from .base import Chosen, Detector, Option, Weight
-from ..features.extract import FeatureSet, encode_batch, encoder_key, extract, sample_hash
+from ..features.extract import FeatureSet, PairRecipe, collect, sample_hash
 from ..features.image import ImageEncoder, bfloat16_pays
 from ..features.points import PointEncoder
 from ..features.zoo import encoder_pair
@@ -221,6 +221,11 @@ class PairDetector(Detector):
         return (self.options["blocks"] - 1,)
 
     @property
+    def recipe(self):
+        "How samples become features."
+        return PairRecipe(*self.pair, self.blocks)
+
+    @property
     def mappers(self):
         "The learned modules by the name that they have in the papers: mappers from one sensor to the other."
         return self.modules
@@ -265,7 +270,7 @@ class PairDetector(Detector):
 @patch
 def features(self: PairDetector, reading, cache=None, accelerator=None) -> FeatureSet:
     "The features of all samples to learn from, with their notes, on disk."
-    return extract(reading, *self.pair, self.blocks, cache, accelerator, note=take_note)
+    return collect(reading, self.recipe, cache, accelerator, note=take_note)
 
 
 @patch
@@ -293,11 +298,12 @@ def learn(self: PairDetector, reading, checkpoint=None, epochs=None, cache=None,
 def stream(self: PairDetector, reading, cache=None):
     "Pairs (sample, features), four samples at a time; earlier ones are not kept."
     cache = cache if cache is None or isinstance(cache, DiskCache) else DiskCache(cache)
-    key = encoder_key(*self.pair, self.blocks) if cache else None
+    recipe = self.recipe
+    key = recipe.key() if cache else None
     for first in range(0, len(reading), 4):
         batch = [reading[i] for i in range(first, min(first + 4, len(reading)))]
         lookup = (lambda n, compute: cache.get({**key, "sample": sample_hash(batch[n])}, compute)) if cache else None
-        for sample, features in zip(batch, encode_batch(batch, *self.pair, self.blocks, lookup)):
+        for sample, features in zip(batch, recipe.encode(batch, lookup)):
             check_features(features, sample.id)
             yield sample, features
 

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 
 from .base import Option, Weight, register
 from .frozen import PAIR_OPTIONS, TRAINING_OPTIONS, PairDetector, rule_weights, take_note
-from ..features.extract import extract
+from ..features.extract import collect
 from ..forge.synthetic import SyntheticTwins
 from ..mapping.crossmodal import create_mappers, crossmodal_loss, distance_maps
 from ..mapping.geometry_aware import create_geometry_mappers
@@ -55,7 +55,7 @@ def features(self: TextGuided, reading, cache=None, accelerator=None):
     "Features of good samples, and of their damaged twins where the prompts want something abnormal."
     good, self.good, seed = PairDetector.features(self, reading, cache, accelerator), len(reading), self.options["seed"]
     if self.mode in (None, "oct"): return good
-    return good + extract(SyntheticTwins(reading, seed), *self.pair, self.blocks, cache, accelerator, note=take_note)
+    return good + collect(SyntheticTwins(reading, seed), self.recipe, cache, accelerator, note=take_note)
 
 @patch
 def begin(self: TextGuided, notes, text_dim=None):

@@ -23,7 +23,8 @@ from .points import PointEncoder, interpolation
 
 # %% auto #0
 __all__ = ['TENSORS', 'LARGE', 'Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'encode_batch', 'encoder_key',
-           'sample_hash', 'FeatureSet', 'check_room', 'nothing', 'extract', 'pixel_recipe', 'PixelPanel']
+           'sample_hash', 'PairRecipe', 'PictureFeatures', 'PictureRecipe', 'FeatureSet', 'check_room', 'nothing',
+           'extract', 'collect', 'pixel_recipe', 'PixelPanel']
 
 # %% ../../nbs/features/07_extract.ipynb #eee64055
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,10 @@ class Features:
         "(H,W) bool: pixels with a point feature, the measured ones and one or two pixels around them."
         return self.point_matrix.filled.reshape(self.size)
 
+    def named(self) -> dict:
+        "The feature tensors by the names that messages use."
+        return {"image": self.image, "point": self.points}
+
 
 TENSORS = ("image", "centers", "points", "index", "weight", "pixel")  # of Features, as they stand in a file
 
@@ -204,6 +209,90 @@ def sample_hash(
     "Changes with any number in the sample's photo, points or validity."
     return content_hash(sample.rgb, sample.xyz, sample.valid)
 
+# %% ../../nbs/features/07_extract.ipynb #26732b9b
+class PairRecipe:
+    "Photo and points of a sample become Features."
+    def __init__(self,
+        image_encoder: ImageEncoder,
+        point_encoder: PointEncoder,
+        blocks: Sequence[int] | None = None,  # of the image encoder, 0-based; None for the last
+    ):
+        self.image_encoder, self.point_encoder = image_encoder, point_encoder
+        self.blocks = (image_encoder.depth - 1,) if blocks is None else tuple(blocks)
+
+    def key(self) -> dict:
+        "What of a cache key all samples share."
+        return encoder_key(self.image_encoder, self.point_encoder, self.blocks)
+
+    def encode(self, samples, lookup=None):
+        "Features of a few samples; see `encode_batch`."
+        return encode_batch(samples, self.image_encoder, self.point_encoder, self.blocks, lookup)
+
+    def tensors(self, features) -> dict:
+        "What stands in a file."
+        return {name: getattr(features, name) for name in TENSORS}
+
+    def restore(self, tensors, size):
+        "Features from what stands in a file."
+        return Features(**tensors, size=tuple(size))
+
+# %% ../../nbs/features/07_extract.ipynb #6bcda446
+@dataclass(frozen=True, eq=False, repr=False)
+class PictureFeatures:
+    "What one image encoder says about several pictures of one capture, at patch resolution."
+    maps: dict           # name of a picture -> (C,h,w); several blocks stand one after the other along the channels
+    valid: torch.Tensor  # (H,W) bool: measured, or close to it
+
+    @property
+    def size(self) -> tuple:
+        "(H, W)"
+        return tuple(self.valid.shape)
+
+    def named(self) -> dict:
+        "The feature tensors by the names that messages use."
+        return self.maps
+
+
+class PictureRecipe:
+    "Several pictures of a sample become PictureFeatures."
+    def __init__(self,
+        encoder: ImageEncoder,
+        blocks: Sequence[int],   # of the encoder, 0-based
+        pictures,                # sample -> {name: ((3,H,W) in [0,1], whether it is a photo)}; its `key` tells versions apart
+        norm: bool = False,      # the encoder's final LayerNorm
+    ):
+        self.encoder, self.blocks, self.pictures, self.norm = encoder, tuple(blocks), pictures, norm
+
+    def key(self) -> dict:
+        "What of a cache key all samples share."
+        return {"image": self.encoder.fingerprint, "blocks": list(self.blocks), "norm": self.norm,
+                "pictures": self.pictures.key, "layout": 1}
+
+    def encode(self, samples, lookup=None):
+        "Features of a few samples."
+        for n, sample in enumerate(samples):
+            tensors = lookup(n, lambda: self.compute(sample)) if lookup else self.compute(sample)
+            yield self.restore(tensors, sample.size)
+
+    def compute(self, sample) -> dict:
+        "The tensors of one sample; its pictures of one kind share a pass."
+        shown, tensors = self.pictures(sample), {"valid": torch.from_numpy(_blur(*sample.size) @ sample.valid.ravel() > 0)}
+        for photo in (True, False):
+            names = [name for name, (_, kind) in shown.items() if kind == photo]
+            if not names: continue
+            maps = self.encoder.encode(torch.stack([shown[name][0] for name in names]), self.blocks, photo=photo, norm=self.norm)
+            tensors |= {name: one.clone() for name, one in zip(names, torch.cat(maps, 1).cpu())}
+        return tensors
+
+    def tensors(self, features) -> dict:
+        "What stands in a file."
+        return {**features.maps, "valid": features.valid.flatten()}
+
+    def restore(self, tensors, size):
+        "Features from what stands in a file."
+        maps = {name: value for name, value in tensors.items() if name != "valid"}
+        return PictureFeatures(maps, tensors["valid"].reshape(size))
+
 # %% ../../nbs/features/07_extract.ipynb #d930d0a6
 class FeatureSet(Sequence):
     "Features of many samples, on disk; each is read when it is asked for."
@@ -212,18 +301,22 @@ class FeatureSet(Sequence):
         sizes: list,       # (H,W) of each
         notes: list,       # what was noted of each sample when it was encoded
         folder=None,       # a temporary folder that lives as long as this set, or None
+        *,
+        restore,           # (tensors, size) -> features; of the recipe that made them
     ):
-        self.files, self.sizes, self.notes, self.folder = files, sizes, notes, folder
+        self.files, self.sizes, self.notes, self.folder, self.restore = files, sizes, notes, folder, restore
 
     def __len__(self): return len(self.files)
 
     def __getitem__(self, i):
-        if isinstance(i, slice): return FeatureSet(self.files[i], self.sizes[i], self.notes[i], self.folder)
-        return Features(**read_tensors(self.files[i])[0], size=tuple(self.sizes[i]))
+        if isinstance(i, slice): return self._of(self.files[i], self.sizes[i], self.notes[i], self.folder)
+        return self.restore(read_tensors(self.files[i])[0], self.sizes[i])
+
+    def _of(self, *parts): return FeatureSet(*parts, restore=self.restore)
 
     def __add__(self, other):
         "Both sets, one after the other."
-        return FeatureSet(self.files + other.files, self.sizes + other.sizes, self.notes + other.notes, (self.folder, other.folder))
+        return self._of(self.files + other.files, self.sizes + other.sizes, self.notes + other.notes, (self.folder, other.folder))
 
     @property
     def fingerprint(self) -> str:
@@ -251,19 +344,19 @@ def check_room(
     return note
 
 # %% ../../nbs/features/07_extract.ipynb #13e6c662
-def _encode_into(cache, spare, samples, batches, image_encoder, point_encoder, blocks, note, bar):
+def _encode_into(cache, spare, samples, batches, recipe, note, bar):
     "For each sample of the batches (file, size, note); what is not in `cache` is computed and written."
-    shared = encoder_key(image_encoder, point_encoder, blocks)  # once: hashing 86 million weights takes time
+    shared = recipe.key()  # once: hashing 86 million weights takes time
     left, known = sum(map(len, batches)), cache.misses
     for numbers in batches:
         batch = [samples[i] for i in numbers]
         keys = [{**shared, "sample": sample_hash(sample)} for sample in batch]
         lookup = lambda n, compute: cache.get(keys[n], compute)
-        for key, sample, features in zip(keys, batch, encode_batch(batch, image_encoder, point_encoder, blocks, lookup)):
+        for key, sample, features in zip(keys, batch, recipe.encode(batch, lookup)):
             store = cache
             if not cache.path(key).exists():  # a cache that cannot be written
                 store = spare
-                store.get(key, lambda: {name: getattr(features, name) for name in TENSORS})
+                store.get(key, lambda: recipe.tensors(features))
             if cache.misses > known:  # the first that had to be computed tells how large the others will be
                 known = float("inf")
                 entry, temporary = store.path(key).stat().st_size, spare in (cache, store)
@@ -287,14 +380,25 @@ def extract(
     label: str = "features",              # of the progress bar
     note=nothing,                         # (sample, features) -> something small to keep of each sample
 ) -> FeatureSet:                          # in the order of the samples, on every process
+    "Features of photo and points of all samples; see `collect`."
+    return collect(samples, PairRecipe(image_encoder, point_encoder, blocks), cache, accelerator, batch_size, label, note)
+
+
+def collect(
+    samples: Sequence,         # of Sample; read one batch at a time
+    recipe,                    # how they become features, such as PairRecipe
+    cache=None,                # a folder or a DiskCache to keep features in; None: a temporary folder
+    accelerator=None,          # accelerate.Accelerator: share the work among its processes
+    batch_size: int = 4,       # samples per pass
+    label: str = "features",   # of the progress bar
+    note=nothing,              # (sample, features) -> something small to keep of each sample
+) -> FeatureSet:               # in the order of the samples, on every process
     "Features of all samples, computed once, kept on disk, shared among the processes of `accelerator`."
     if batch_size < 1: raise DataError("batch_size", f"{batch_size}", "a number from 1", "Try 4.")
-    blocks = (image_encoder.depth - 1,) if blocks is None else tuple(blocks)
     batches = [range(first, min(first + batch_size, len(samples))) for first in range(0, len(samples), batch_size)]
     folder, spare = _temporary(accelerator)
     cache = spare if cache is None else cache if isinstance(cache, DiskCache) else DiskCache(cache)
-    encode = lambda batches, bar: list(_encode_into(cache, spare, samples, batches, image_encoder, point_encoder, blocks,
-                                                    note, bar))
+    encode = lambda batches, bar: list(_encode_into(cache, spare, samples, batches, recipe, note, bar))
     quiet = {} if accelerator is None or accelerator.is_local_main_process else {"disable": True}  # one bar for all
     with progress(None, label, total=len(samples), **quiet) as bar:
         if accelerator is None: found = encode(batches, bar)
@@ -303,7 +407,8 @@ def extract(
             process, count = accelerator.process_index, accelerator.num_processes  # neighbours go to one process
             mine = batches[len(batches) * process // count:len(batches) * (process + 1) // count]
             found = gather_object(encode(mine, bar))  # everybody's lists, joined in the order of the processes
-    return FeatureSet(*map(list, zip(*found)), folder) if found else FeatureSet([], [], [], folder)
+    files, sizes, notes = map(list, zip(*found)) if found else ([], [], [])
+    return FeatureSet(files, sizes, notes, folder, restore=recipe.restore)
 
 
 def _temporary(accelerator):

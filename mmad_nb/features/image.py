@@ -84,13 +84,14 @@ class ViT(nn.Module):
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         return torch.cat([first, (patches + place).flatten(2).mT], 1)
 
-    def forward(self, x, blocks):
+    def forward(self, x, blocks, norm=True):
         "(B,3,H,W) -> a (B,dim,h,w) map after each of `blocks`, in rising order; later blocks are not computed."
         tokens, grid, maps = self.embed(x), [side // self.patch for side in x.shape[2:]], []
         for number, block in enumerate(self.blocks[:max(blocks) + 1]):
             tokens = block(tokens)
             if number in blocks:  # without the class token
-                maps.append(self.norm(tokens)[:, 1:].mT.unflatten(-1, grid).contiguous())
+                read = self.norm(tokens) if norm else tokens
+                maps.append(read[:, 1:].mT.unflatten(-1, grid).contiguous())
         return maps
 
 # %% ../../nbs/features/01_image.ipynb #fb63297d
@@ -226,15 +227,18 @@ def encode(self: ImageEncoder,
     rgb: torch.Tensor,                    # (B,3,H,W) colours in [0,1]; H and W divisible by the patch
     blocks: Sequence[int] | None = None,  # numbers of the blocks to read, from 0, in the order wanted; None: the last
     grad: bool = False,                   # keep what a backward pass through the encoder needs
+    photo: bool = True,                   # False: a picture of something else; mean and std of photos are left out
+    norm: bool = True,                    # False: tokens as the blocks leave them, without the final LayerNorm
 ) -> tuple:                               # one (B,dim,h,w) float32 map for each block
     "Patch features after the chosen `blocks`, each through the final LayerNorm; later blocks are not computed."
     blocks = (self.depth - 1,) if blocks is None else check_blocks(self.name, blocks, self.depth)
     self._check(rgb)
     order = sorted(set(blocks))
     with torch.set_grad_enabled(grad):
-        x = ((rgb.to(self.mean) - self.mean) / self.std).to(self.dtype)
-        if isinstance(self.model, ViT): maps = self.model(x, order)
-        else: maps = self.model.forward_intermediates(x, indices=order, norm=True, stop_early=True,
+        x = rgb.to(self.mean)
+        x = ((x - self.mean) / self.std if photo else x).to(self.dtype)
+        if isinstance(self.model, ViT): maps = self.model(x, order, norm)
+        else: maps = self.model.forward_intermediates(x, indices=order, norm=norm, stop_early=True,
                                                       intermediates_only=True)  # maps without the class token
     return tuple(maps[order.index(b)].float() for b in blocks)
 

@@ -152,11 +152,11 @@ def crossmodal_loss(
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #0fc4f2fd
 def check_features(
-    features: Features,  # of one sample
+    features,            # Features or PictureFeatures of one sample
     name: str,           # how messages call it
 ):
     "Refuse features that are not finite or cover no pixel."
-    for kind, values in (("image", features.image), ("point", features.points)):
+    for kind, values in features.named().items():
         if not torch.isfinite(values).all():
             raise DataError(f"{kind} features of sample {name!r}", "NaN or infinite numbers", "finite features",
                             "Look at the capture, and clear the feature cache if it holds them.")
