@@ -193,6 +193,7 @@ def still(self: PointPicker):  # matplotlib Figure
     axes = [fig.add_subplot(1, 3, k + 1, projection="3d" if k == 2 else None) for k in range(3)]
     for ax, picture in zip(axes, self.pictures):
         ax.imshow(picture if self.point is None else crossed(picture, self.point.row, self.point.column))
+    axes[2].computed_zorder = False   # the mark in front, wherever its point lies
     draw_cloud(axes[2], self.cloud, self.scores, self.limits)
     if self.point is not None:
         x, y, z = self.cloud.points[self.point.index]
