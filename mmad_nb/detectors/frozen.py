@@ -193,6 +193,7 @@ class Stage:
     name: str = ""              # beside the name of the checkpoint, from the second stage on
     optimizer: Callable = adam  # (parameters, lr) -> a torch optimiser
     check: Callable | None = None  # sees the gradients before each step
+    samples: int | None = None     # the first so many are learned from; None: all
 
 # %% ../../nbs/detectors/02_frozen.ipynb #1dd0010e
 class PairDetector(Detector):
@@ -285,7 +286,7 @@ def learn(self: PairDetector, reading, checkpoint=None, epochs=None, cache=None,
     for number, stage in enumerate(self.stages()):
         file = checkpoint and Path(checkpoint)
         if file and number: file = file.with_stem(f"{file.stem}-{stage.name}")
-        items = held(Items(features, stage.item))
+        items = held(Items(features[:stage.samples], stage.item))
         self.curve += train(stage.modules, items, stage.loss, epochs=epochs or stage.epochs,
                             batch_size=stage.batch_size, lr=stage.lr, seed=self.options["seed"],
                             optimizer=stage.optimizer, checkpoint=file, settings=settings, accelerator=accelerator,

@@ -233,9 +233,11 @@ def stream_maps(
 ) -> dict:                   # "rgb" (Ψ_2D) and "xyz" (Ψ_3D): (H,W)
     "Both distance maps of a stream."
     like = next(mappers.parameters())
-    rgb, normals, against = (on_grid(x[None].to(like), side) for x in (rgb, normals, normals if against is None else against))
-    pairs = {"rgb": (mappers[f"xyz_to_rgb_{stream}"](normals), rgb), "xyz": (mappers[f"rgb_to_xyz_{stream}"](rgb), against)}
-    return {name: pixel_distances(guess[0], truth[0], valid, joined) for name, (guess, truth) in pairs.items()}
+    against = normals if against is None else against
+    rgb, normals, against = (on_grid(x[None].to(like.device), side) for x in (rgb, normals, against))
+    guessed = {"rgb": mappers[f"xyz_to_rgb_{stream}"](normals.to(like)), "xyz": mappers[f"rgb_to_xyz_{stream}"](rgb.to(like))}
+    true = {"rgb": rgb, "xyz": against}
+    return {name: pixel_distances(guess[0].float(), true[name][0], valid, joined) for name, guess in guessed.items()}
 
 # %% ../../nbs/mapping/05_coordinate_aware.ipynb #f14cddc4
 @torch.inference_mode()
