@@ -26,7 +26,7 @@ def declared() -> dict[str, str]:
     "Lower bounds of settings.ini: of what the package requires, and of what its tests do."
     ini = ConfigParser(delimiters=["="])
     ini.read(Path(__file__).parents[1] / "settings.ini", encoding="utf8")
-    names = ini["DEFAULT"]["requirements"] + " " + ini["DEFAULT"]["test_requirements"]
+    names = " ".join(ini["DEFAULT"][kind + "requirements"] for kind in ("", "test_", "diffusion_"))
     return dict(requirement.split(">=") for requirement in names.split())
 
 
