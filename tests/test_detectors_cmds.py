@@ -251,3 +251,18 @@ def test_few_shot_protocol_runs_it():
 
 
 def test_the_tiny_vit_has_the_blocks(): assert len(tiny_vit().blocks) == 12
+
+
+def test_by_default_the_tiny_estimator_guesses_normals():
+    detector = create_detector("cmds", device="cpu")
+    assert detector.estimator.name == "tiny_normals" and detector.fingerprints()["estimator"] == detector.estimator.fingerprint
+    assert detector.streams == ("real", "est") and "tiny_normals" in detector.provenance
+    assert (detector.options["steps"], detector.options["batch_size"], detector.options["lr"]) == (200, 1, 2e-3)
+    alone = create_detector("cmds", device="cpu", estimator=None)
+    assert alone.streams == ("real",) and "estimator" not in alone.fingerprints()
+
+
+def test_without_a_generator_augment_says_so(monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, "mmad_nb.streams.augment", None)
+    with pytest.raises(DataError, match="augment=False"): Variants(GOOD[:1], 1, "tiny_diffusion")

@@ -145,7 +145,7 @@ class CMDS(PairDetector):
         "blur": Option(True, "Box means after fusion, 5x5 and 7x7; 'release': as the release does for the learned category.",
                        choices=(True, False, "release")),
         "streams": Option("both", "Which normals are learned from.", choices=("both", "real", "est")),
-        "estimator": Option(None, "Who guesses normals; 'auto': the one of the encoders' size; None: nobody, so no estimated stream.",
+        "estimator": Option("auto", "Who guesses normals; 'auto': the one of the encoders' size; None: nobody, so no estimated stream.",
                             choices=("auto", None, "tiny_normals", "marigold-normals-v1-1")),
         "augment": Option(False, "Learn the estimated stream from generated photos too."),
         "generated": Option(5, "Generated photos for each given one.", 1, 100),
@@ -225,7 +225,9 @@ class Variants(Sequence):
         cache=None,          # DiskCache, or None
         **how,               # of `augment`
     ):
-        from mmad_nb.streams.augment import augment
+        try: from mmad_nb.streams.augment import augment
+        except ImportError as error:
+            raise DataError("cmds option 'augment'", f"no generator ({error})", "mmad_nb.streams.augment", "Use augment=False.") from error
         self.samples = samples
         photos = torch.stack([torch.from_numpy(samples[i].rgb) for i in range(len(samples))])
         self.made = augment(photos, n, generator, cache, **how).flatten(0, 1).numpy()
