@@ -92,6 +92,12 @@ def test_normals_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="broken: found normals that are not finite"): broken(torch.rand(1, 3, 4, 4))
 
 
+def test_any_length_becomes_one():
+    "A network whose vectors have other lengths, such as a mean of several guesses."
+    found = S.NormalEstimator("long", lambda photo: torch.tensor([0., 3, -4]).view(1, 3, 1, 1).expand_as(photo), "0" * 16, "")(torch.rand(1, 3, 2, 2))
+    assert torch.allclose(found[0, :, 1, 1], torch.tensor([0, .6, -.8]))
+
+
 # ---- Marigold ----
 
 @diffusion
