@@ -3,6 +3,7 @@ all-MiniLM-L6-v2, trained on far more text (`pip install transformers gt-all-min
 
     python benchmarks/words.py                                # three seeds, eight categories, standard level
     python benchmarks/words.py --level hard
+    python benchmarks/words.py --roads stereo_pothole_datasets   # crops of real roads: one category, so the words tell nothing apart
     python benchmarks/words.py --seeds 2 --categories 4       # quicker, and noisier
 
 One unified model for each tower and seed; only the seed of what is learned changes. Its maps are fused with the words, without
@@ -56,27 +57,41 @@ def table(results) -> str:
     return "\n".join(lines) + "\n"
 
 
+def forged(options) -> tuple:
+    "Captures of sample categories, evenly spaced in their list."
+    from zoo import captures
+
+    from mmad_nb.forge import list_categories
+    categories = list_categories("sample")
+    categories = categories[::len(categories) // options.categories][:options.categories]
+    print(f"level {options.level}")
+    return captures(categories, train=10, good=8, bad=1, seed=20261121, level=options.level)
+
+
+def on_roads(root) -> tuple:
+    "Crops of real roads, as benchmarks/real.py takes them."
+    from mmad_nb.data import Roads
+    return tuple(list(Roads(root, split)) for split in ("train", "test"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--categories", type=int, default=8)
     parser.add_argument("--epochs", type=int, help="passes over the samples; as the detector is made without it")
     parser.add_argument("--level", default="standard", choices=("standard", "hard"), help="of the forge")
+    parser.add_argument("--roads", help="folder of the road frames, instead of forged captures")
     parser.add_argument("--cache", help="folder to keep features in")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    from zoo import captures
-
-    from mmad_nb.forge import list_categories
-    categories = list_categories("sample")
-    step = len(categories) // options.categories
-    categories = categories[::step][:options.categories]
-    train, test = captures(categories, train=10, good=8, bad=1, seed=20261121, level=options.level)
-    print(f"{', '.join(categories)}; level {options.level}; {len(train)} good captures to learn from, {len(test)} to test on, "
+    train, test = on_roads(options.roads) if options.roads else forged(options)
+    names = list(dict.fromkeys(sample.category for sample in test))
+    print(f"{', '.join(names)}; {len(train)} good captures to learn from, {len(test)} to test on, "
           f"{options.seeds} seeds, passes: {options.epochs or 'as usual'}\n", flush=True)
-    for name in TOWERS:
-        apart = cosines(name, categories)
-        print(f"{name}: cosines between categories {apart[0]:.3f} to {apart[-1]:.3f}")
+    if len(names) > 1:
+        for name in TOWERS:
+            apart = cosines(name, names)
+            print(f"{name}: cosines between categories {apart[0]:.3f} to {apart[-1]:.3f}")
     results = {}
     with tempfile.TemporaryDirectory() as own:
         for seed in range(options.seeds):
