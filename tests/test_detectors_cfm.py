@@ -162,6 +162,7 @@ def damage(folder, name, change):
     ("config.json", lambda p: p.write_text(p.read_text().replace('"format": 2', '"format": 99')), "settings of another kind"),
     ("config.json", lambda p: p.write_text(p.read_text().replace('"cfm"', '"cmf"')), "Did you mean 'cfm'"),
     ("config.json", lambda p: p.write_text(p.read_text().replace('"pixels"', '"pixel"')), "Did you mean 'pixels'"),
+    ("config.json", lambda p: p.write_text(p.read_text().replace('"epochs": 20', '"epochs": 21')), "not those the detector was saved with"),
 ])
 def test_folders_that_are_not_a_whole_detector(tmp_path, fitted, name, change, message):
     fitted.save(tmp_path / "saved")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core.runtime import DataError, pick_device, progress, read_tensors, unknown_name, write_tensors, written_beside
+from ..core.runtime import DataError, content_hash, pick_device, progress, read_tensors, unknown_name, write_tensors, written_beside
 from ..data.sample import Cloud, Sample
 from ..scoring.fusion import image_score, png
 
@@ -440,22 +440,24 @@ def save(self: Detector,
     if path.exists() and not _is_ours(path) and (path.is_file() or any(path.iterdir())):
         raise DataError(path, "something else with this name", "a new name, or a detector saved before",
                         "Nothing was written; choose another name.")
-    config = {"format": FORMAT, **self.config(), "stands_on": self.fingerprints()}
+    config = json.dumps({"format": FORMAT, **self.config(), "stands_on": self.fingerprints()}, indent=1)
     with written_beside(path) as beside:
         beside.mkdir()
-        write_tensors(beside / "weights.safetensors", self.state())
-        (beside / "config.json").write_text(json.dumps(config, indent=1), encoding="utf8")
+        write_tensors(beside / "weights.safetensors", self.state(), {"settings": content_hash(config)})
+        (beside / "config.json").write_text(config, encoding="utf8")
 
 # %% ../../nbs/detectors/01_base.ipynb #816f05dd
 def _read_folder(path):
-    "Settings and tensors of a saved detector."
+    "Settings and tensors of a saved detector, and whether the settings are those it was saved with."
     files = [path / "config.json", path / "weights.safetensors"]
     try: missing = [file.name for file in files if not file.is_file()]
     except OSError: missing = [file.name for file in files]  # a name that is too long, a folder without permission
     if missing:
         raise DataError(path, f"no {' and no '.join(missing)}", "a folder with config.json and weights.safetensors",
                         "Give the folder that detector.save(path) wrote; half a copy is not enough.")
-    try: config = json.loads(files[0].read_text(encoding="utf8"))
+    try:
+        text = files[0].read_text(encoding="utf8")
+        config = json.loads(text)
     except (OSError, ValueError) as error:
         raise DataError(files[0], f"text that is not JSON ({error})", "the settings of a detector",
                         "Copy the folder again.") from error
@@ -463,11 +465,11 @@ def _read_folder(path):
     if not isinstance(config, dict) or config.get("format") != FORMAT or not wanted <= set(config):
         raise DataError(files[0], "settings of another kind", f"a saved detector of format {FORMAT}",
                         "Is this the folder of another program or version? Train again to save it anew.")
-    tensors, _ = read_tensors(files[1])
+    tensors, notes = read_tensors(files[1])
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise DataError(files[1], f"NaN or infinite numbers in {broken[0]}", "finite weights", "Train again.")
-    return config, tensors
+    return config, tensors, notes.get("settings", content_hash(text)) == content_hash(text)
 
 # %% ../../nbs/detectors/01_base.ipynb #04c928e9
 def load_detector(
@@ -477,7 +479,7 @@ def load_detector(
 ) -> Detector:
     "A trained detector from disk."
     path = Path(path)
-    config, state = _read_folder(path)
+    config, state, unchanged = _read_folder(path)
     if encoders is None and config["encoders"] == "custom":
         raise DataError(path, "a detector with encoders of its own", "these encoders",
                         "Call load_detector(path, encoders=(image_encoder, point_encoder)).")
@@ -492,6 +494,9 @@ def load_detector(
     except (KeyError, ValueError, RuntimeError) as error:
         raise DataError(path / "weights.safetensors", str(error).strip().splitlines()[-1].strip(),
                         "weights that fit config.json", "The two files do not belong together.") from error
+    if not unchanged:
+        raise DataError(path / "config.json", "settings that are not those the detector was saved with", "the file as it was written",
+                        "Copy the folder again; for another setting make a detector with it and train.")
     detector.fitted = True
     return detector
 
