@@ -38,7 +38,9 @@ def measured(name: str, kind: str, seed: int, train, test, epochs, cache) -> lis
     encoders, known = encoders_of(kind, seed), DETECTORS[name].settings
     wanted = DETECTORS[name].presets.get("tiny", {}) | ({"epochs": epochs} if epochs else {})    # what suits small encoders
     options = {option: value for option, value in wanted.items() if option in known}
-    detector = create_detector(name, encoders if "words" in known else encoders[:2], "cpu", seed=seed, **options)
+    own = encoders if "words" in known else encoders[:1] if "estimator" in known else encoders[:2]
+    if "estimator" in known: options["estimator"] = "tiny_normals"    # of encoders of one's own, `auto` would take the large one
+    detector = create_detector(name, own, "cpu", seed=seed, **options)
     detector.fit(train, cache=cache)
     maps = detector.fuse(detector.components(test, cache=cache))
     found = evaluate(maps, np.stack([s.mask for s in test]), detector.image_scores(maps), labels=[s.anomalous for s in test])

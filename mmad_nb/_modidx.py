@@ -459,8 +459,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.Variants.__len__': ( 'detectors/cmds.html#variants.__len__',
                                                                                      'mmad_nb/detectors/cmds.py'),
-                                        'mmad_nb.detectors.cmds.find_estimator': ( 'detectors/cmds.html#find_estimator',
-                                                                                   'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.fuse_streams': ( 'detectors/cmds.html#fuse_streams',
                                                                                  'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.squashed': ('detectors/cmds.html#squashed', 'mmad_nb/detectors/cmds.py'),

@@ -14,11 +14,14 @@ from mmad_nb.detectors.cmds import CosineAdamW, StreamPictures, Variants, fuse_s
 from mmad_nb.features.image import ImageEncoder, tiny_vit
 from mmad_nb.features.normals import normal_colours, surface_normals
 from mmad_nb.forge import forge_sample
+from mmad_nb.streams.estimator import NormalEstimator
 
 
-class Shading:
+class Shading(NormalEstimator):
     "An estimator made up for these tests: a normal leans where the photo's brightness changes."
-    fingerprint, provenance, seen = "shading", "an estimator made up for tests", None
+    seen = None
+
+    def __init__(self): super().__init__("shading", None, "shading", "an estimator made up for tests")
 
     def __call__(self, rgb):
         grey = rgb.mean(1)
@@ -226,6 +229,7 @@ def test_bad_encoders_and_samples():
     shallow = ImageEncoder("shallow", ViT(dim=32, heads=2, depth=8, patch=8, size=64), "random", "cpu")
     with pytest.raises(DataError, match="at least 12"): make(encoders=(shallow,), estimator=None)
     with pytest.raises(DataError, match="ImageEncoder"): make(encoders=(Shading(),))
+    with pytest.raises(DataError, match=r"found \(ImageEncoder, ImageEncoder\).*NormalEstimator"): make(encoders=(small(), small()))
     with pytest.raises(DataError, match="huge"): create_detector("cmds", "huge", "cpu")
     nothing = replace(GOOD[0], xyz=np.zeros_like(GOOD[0].xyz), valid=np.zeros_like(GOOD[0].valid))
     with pytest.raises(DataError, match="no point with a surface normal"): make().fit([nothing])

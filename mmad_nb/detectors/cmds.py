@@ -26,10 +26,11 @@ from ..features.zoo import create_encoder
 from ..mapping.coordinate_aware import (KINDS, LAYERS, StreamItem, coordinate_loss, create_coordinate_mappers,
                                               stream_maps)
 from ..scoring.fusion import BLUR, box_blur, fuse_maps, image_score
+from ..streams.estimator import NormalEstimator, create_estimator
 
 # %% auto #0
 __all__ = ['CMDS_RULES', 'CMDS_WEIGHTS', 'RELEASE_STEPS', 'PARTS', 'RELEASE_BLUR', 'LARGE_BLUR', 'StreamPictures', 'fuse_streams',
-           'CosineAdamW', 'training_steps', 'CMDS', 'find_estimator', 'Variants', 'stream_item', 'squashed']
+           'CosineAdamW', 'training_steps', 'CMDS', 'Variants', 'stream_item', 'squashed']
 
 # %% ../../nbs/detectors/07_cmds.ipynb #a4f4af23
 class StreamPictures:
@@ -180,8 +181,12 @@ class CMDS(PairDetector):
         if image.depth <= LAYERS[-1]: raise DataError(f"{self.name}(encoders=...)", f"{image.depth} blocks", "at least 12", "Blocks 4, 7 and 11 are read.")
         self.image_encoder = ImageEncoder(image.name, own(image.model, self.device, self.dtype), image.provenance, self.device, self.dtype)
         if options["streams"] != "real":
-            if len(given) > 1: self.estimator = given[1]
-            elif options["estimator"]: self.estimator = find_estimator(options["estimator"], size, self.device)
+            if len(given) > 1:
+                check_pair(self.name, given, (ImageEncoder, NormalEstimator))
+                self.estimator = given[1]
+            elif options["estimator"]:
+                name = PARTS[size][1] if options["estimator"] == "auto" else options["estimator"]
+                self.estimator = create_estimator(name, device=self.device)
         self.streams = tuple(s for s in ("real", "est") if options["streams"] in ("both", s) and (s == "real" or self.estimator))
         if not self.streams:
             raise DataError("cmds option 'streams'", "'est' without an estimator", "an estimator", "Leave out estimator=None.")
@@ -206,16 +211,6 @@ class CMDS(PairDetector):
         return {"image": self.image_encoder.identity} | ({"estimator": self.estimator.fingerprint} if self.estimator else {})
 
 # %% ../../nbs/detectors/07_cmds.ipynb #289a856a
-def find_estimator(
-    name: str,  # "auto" or one of list_estimators()
-    size: str,  # "tiny" or "paper"
-    device,
-):              # a NormalEstimator
-    "The estimator of that name; `auto` is the one of the encoders' size."
-    from mmad_nb.streams.estimator import create_estimator
-    return create_estimator(PARTS[size][1] if name == "auto" else name, device=device)
-
-
 class Variants(Sequence):
     "Samples with generated photos in place of their own, n of each; what was measured stays that of the original."
     def __init__(self,
