@@ -11,11 +11,12 @@ from mmad_nb.experiments.dual_stream import (LIMIT_METRICS, RULE_ROWS, STREAM_RO
                                              pro_figure)
 from mmad_nb.features.image import ImageEncoder, ViT, drawn_from
 from mmad_nb.forge import forge_sample
+from mmad_nb.streams.estimator import NormalEstimator
 
 
-class Flat:
+class Flat(NormalEstimator):
     "An estimator for tests: every normal faces the sensor, a little tilted by the photo's red."
-    fingerprint, provenance = "flat", "made up for tests"
+    def __init__(self): super().__init__("flat", None, "flat", "made up for tests")
 
     def __call__(self, rgb):
         red = rgb[:, :1]
