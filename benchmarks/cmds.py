@@ -32,14 +32,6 @@ def data_of(options):
     return Splits(train, test, f"forged, {options.level} level")
 
 
-def merged(parts: list) -> dict:
-    "Studies of several categories as one for each row."
-    found = parts[0]
-    for part in parts[1:]:
-        for title, study in part.items(): found[title].records += study.records
-    return found
-
-
 def accuracy(options) -> None:
     from mmad_nb.experiments import compare, comparison_table, difference_table
     from mmad_nb.experiments.dual_stream import RULE_ROWS, STREAM_ROWS, compare_fusions, lambda_rows
@@ -122,25 +114,21 @@ def part(kind: str) -> None:
     from mmad_nb.features.image import ImageEncoder
     from mmad_nb.features.normals import surface_normals
     from mmad_nb.forge import forge_sample
+    from mmad_nb.streams.estimator import NormalEstimator
     if kind == "import": return
     import timm
     network = timm.create_model("vit_base_patch8_224.dino", pretrained=False)
 
-    class Real:
-        "Stands in for the estimator, which is measured by itself."
-        fingerprint, provenance = "stand-in", "no estimator"
-        def __call__(self, rgb): return normals
-
     sample = prepare(forge_sample("bagel", seed=1), 224)
     normals = surface_normals(torch.from_numpy(sample.xyz), torch.from_numpy(sample.valid))[None] + torch.tensor([0., 0., -1e-3]).view(3, 1, 1)
-    encoders = (ImageEncoder("dino, random", network, "random weights", "cpu"), Real())
+    stand_in = NormalEstimator("stand-in", lambda photo: normals, "stand-in", "none: the estimator is measured by itself")
+    encoders = (ImageEncoder("dino, random", network, "random weights", "cpu"), stand_in)
     detector = create_detector("cmds", encoders, "cpu", batch_size=1, steps=1, draws=1)
     if kind == "train": detector.fit([sample])
     else:
         detector.begin([])
         detector.fitted = True
         detector.fuse(detector.components([sample]))
-
 
 
 def memory(options) -> None:
