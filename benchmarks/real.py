@@ -39,7 +39,6 @@ def measured(name: str, kind: str, seed: int, train, test, epochs, cache) -> lis
     wanted = DETECTORS[name].presets.get("tiny", {}) | ({"epochs": epochs} if epochs else {})    # what suits small encoders
     options = {option: value for option, value in wanted.items() if option in known}
     own = encoders if "words" in known else encoders[:1] if "estimator" in known else encoders[:2]
-    if "estimator" in known: options["estimator"] = "tiny_normals"    # of encoders of one's own, `auto` would take the large one
     detector = create_detector(name, own, "cpu", seed=seed, **options)
     detector.fit(train, cache=cache)
     maps = detector.fuse(detector.components(test, cache=cache))

@@ -459,6 +459,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.Variants.__len__': ( 'detectors/cmds.html#variants.__len__',
                                                                                      'mmad_nb/detectors/cmds.py'),
+                                        'mmad_nb.detectors.cmds.find_augment': ( 'detectors/cmds.html#find_augment',
+                                                                                 'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.fuse_streams': ( 'detectors/cmds.html#fuse_streams',
                                                                                  'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.squashed': ('detectors/cmds.html#squashed', 'mmad_nb/detectors/cmds.py'),

@@ -1,5 +1,7 @@
 "CMDS-AD assembled: options, streams, what each of them sees, files, bad input."
 import math
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -142,7 +144,8 @@ def test_release_behaviour(fitted):
     torch.testing.assert_close(release.fuse(theirs), box_blur(fuse_streams(theirs)))
 
 
-def test_steps_rate_and_stages():
+def test_steps_rate_and_stages(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmad_nb.streams.augment", types.SimpleNamespace(augment=None))
     assert [training_steps("release", k) for k in (1, 2, 4, 8)] == [3000, 1500, 750, 375] and training_steps(70, 4) == 70
     detector = make(steps=7, augment=True, generated=2)
     detector.good, detector.asked = 3, None
@@ -184,8 +187,6 @@ def test_save_and_load(tmp_path, fitted):
 
 
 def test_generated_photos_teach_the_estimated_stream_alone(monkeypatch, tmp_path):
-    import sys
-    import types
     asked = []
     def augment(photos, n, generator, cache=None, **how):
         assert generator == "tiny_diffusion"
@@ -267,6 +268,11 @@ def test_by_default_the_tiny_estimator_guesses_normals():
 
 
 def test_without_a_generator_augment_says_so(monkeypatch):
-    import sys
     monkeypatch.setitem(sys.modules, "mmad_nb.streams.augment", None)
     with pytest.raises(DataError, match="augment=False"): Variants(GOOD[:1], 1, "tiny_diffusion")
+    with pytest.raises(DataError, match="augment=False"): make(augment=True)                         # before anything is computed
+
+
+def test_encoders_of_ones_own_take_the_estimator_of_their_size():
+    from mmad_nb.features.zoo import create_encoder
+    assert create_detector("cmds", (create_encoder("tiny_vit", "random", device="cpu"),), "cpu", steps=1, lr=1e-3, batch_size=1, draws=1).estimator.name == "tiny_normals"

@@ -30,7 +30,7 @@ from ..streams.estimator import NormalEstimator, create_estimator
 
 # %% auto #0
 __all__ = ['CMDS_RULES', 'CMDS_WEIGHTS', 'RELEASE_STEPS', 'PARTS', 'RELEASE_BLUR', 'LARGE_BLUR', 'StreamPictures', 'fuse_streams',
-           'CosineAdamW', 'training_steps', 'CMDS', 'Variants', 'stream_item', 'squashed']
+           'CosineAdamW', 'training_steps', 'CMDS', 'find_augment', 'Variants', 'stream_item', 'squashed']
 
 # %% ../../nbs/detectors/07_cmds.ipynb #a4f4af23
 class StreamPictures:
@@ -134,7 +134,7 @@ def training_steps(
 # %% ../../nbs/detectors/07_cmds.ipynb #db554fb4
 PARTS = {"tiny": ("tiny_vit", "tiny_normals", "tiny_diffusion"),
          "paper": ("vit_base_patch8_224.dino", "marigold-normals-v1-1", "stable-diffusion-2-1")}
-RELEASE_BLUR = ((3, 5), (5, 3))  # for some categories the release takes smaller boxes than BLUR; see SMALL_BLUR
+RELEASE_BLUR = ((3, 5), (5, 3))  # for some categories the release takes smaller boxes than BLUR; see LARGE_BLUR
 LARGE_BLUR = ("carrot", "cookie", "peach", "potato", "rope", "HazelnutTruffle")
 
 
@@ -172,12 +172,13 @@ class CMDS(PairDetector):
     weights, blocks = CMDS_WEIGHTS, LAYERS
 
     def set_up(self):
-        options, size = self.options, "tiny" if self.encoders == "tiny" else "paper"
+        options = self.options
         self.dtype, self.estimator = getattr(torch, options["compute_dtype"]), None
         if not isinstance(self.encoders, str): check_pair(self.name, self.encoders, (ImageEncoder,))
         elif self.encoders not in PARTS: raise unknown_name("encoders", self.encoders, PARTS)
-        given = (create_encoder(PARTS[size][0], None, self.device, 0, self.dtype),) if isinstance(self.encoders, str) else tuple(self.encoders)
-        image = given[0]
+        given = self.encoders
+        if isinstance(given, str): given = (create_encoder(PARTS[given][0], None, self.device, 0, self.dtype),)
+        image, self.size = given[0], "tiny" if given[0].name == PARTS["tiny"][0] else "paper"
         if image.depth <= LAYERS[-1]: raise DataError(f"{self.name}(encoders=...)", f"{image.depth} blocks", "at least 12", "Blocks 4, 7 and 11 are read.")
         self.image_encoder = ImageEncoder(image.name, own(image.model, self.device, self.dtype), image.provenance, self.device, self.dtype)
         if options["streams"] != "real":
@@ -185,7 +186,7 @@ class CMDS(PairDetector):
                 check_pair(self.name, given, (ImageEncoder, NormalEstimator))
                 self.estimator = given[1]
             elif options["estimator"]:
-                name = PARTS[size][1] if options["estimator"] == "auto" else options["estimator"]
+                name = PARTS[self.size][1] if options["estimator"] == "auto" else options["estimator"]
                 self.estimator = create_estimator(name, device=self.device)
         self.streams = tuple(s for s in ("real", "est") if options["streams"] in ("both", s) and (s == "real" or self.estimator))
         if not self.streams:
@@ -194,6 +195,7 @@ class CMDS(PairDetector):
         if options["augment"] and not self.estimator:
             raise DataError("cmds option 'augment'", "True without an estimated stream", "an estimator",
                             "Generated photos have no measured points; only the estimated stream can learn from them.")
+        if options["augment"]: find_augment()
         self.pair, self.category = (self.image_encoder,), ""
         self.provenance = "; ".join(part.provenance for part in (self.image_encoder, self.estimator) if part)
 
@@ -211,6 +213,14 @@ class CMDS(PairDetector):
         return {"image": self.image_encoder.identity} | ({"estimator": self.estimator.fingerprint} if self.estimator else {})
 
 # %% ../../nbs/detectors/07_cmds.ipynb #289a856a
+def find_augment():
+    "The function that makes more photos of a few, or an error where this version has none."
+    try: from mmad_nb.streams.augment import augment
+    except ImportError as error:
+        raise DataError("cmds option 'augment'", f"no generator ({error})", "mmad_nb.streams.augment", "Use augment=False.") from error
+    return augment
+
+
 class Variants(Sequence):
     "Samples with generated photos in place of their own, n of each; what was measured stays that of the original."
     def __init__(self,
@@ -220,12 +230,9 @@ class Variants(Sequence):
         cache=None,          # DiskCache, or None
         **how,               # of `augment`
     ):
-        try: from mmad_nb.streams.augment import augment
-        except ImportError as error:
-            raise DataError("cmds option 'augment'", f"no generator ({error})", "mmad_nb.streams.augment", "Use augment=False.") from error
         self.samples = samples
         photos = torch.stack([torch.from_numpy(samples[i].rgb) for i in range(len(samples))])
-        self.made = augment(photos, n, generator, cache, **how).flatten(0, 1).numpy()
+        self.made = find_augment()(photos, n, generator, cache, **how).flatten(0, 1).numpy()
 
     def __len__(self): return len(self.made)
 
@@ -243,7 +250,7 @@ def features(self: CMDS, reading, cache=None, accelerator=None):
     if not self.options["augment"]: return good
     keep = cache if cache is None or isinstance(cache, DiskCache) else DiskCache(cache)
     generator = self.options["generator"]
-    if generator == "auto": generator = PARTS["tiny" if self.encoders == "tiny" else "paper"][2]
+    if generator == "auto": generator = PARTS[self.size][2]
     for pile in by_category(reading).values():  # a generator learns one category at a time
         twins = Variants(pile, self.options["generated"], generator, keep)
         good += collect(twins, self.looking_at(("est",), **noise), cache, accelerator, note=take_note)
