@@ -1693,6 +1693,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'mmad_nb/mapping/coordinate_aware.py'),
                                                   'mmad_nb.mapping.coordinate_aware.SelectorPanel.__init__': ( 'mapping/coordinate_aware.html#selectorpanel.__init__',
                                                                                                                'mmad_nb/mapping/coordinate_aware.py'),
+                                                  'mmad_nb.mapping.coordinate_aware.SelectorPanel.guess': ( 'mapping/coordinate_aware.html#selectorpanel.guess',
+                                                                                                            'mmad_nb/mapping/coordinate_aware.py'),
                                                   'mmad_nb.mapping.coordinate_aware.SelectorPanel.refresh': ( 'mapping/coordinate_aware.html#selectorpanel.refresh',
                                                                                                               'mmad_nb/mapping/coordinate_aware.py'),
                                                   'mmad_nb.mapping.coordinate_aware.StreamItem': ( 'mapping/coordinate_aware.html#streamitem',

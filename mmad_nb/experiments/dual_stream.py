@@ -119,7 +119,8 @@ def pro_figure(
         fpr, pro = pro_curve(values, masks)
         for ax in axes: ax.plot(fpr, pro, color=colour, label=title, lw=1.2)
     for ax, limit in zip(axes, (.3, zoom)):
-        ax.set(xlim=(0, limit), ylim=(0, 1), xlabel="false positive rate", ylabel="PRO", title=f"up to {limit:.0%}")
+        ax.set(xlim=(0, limit), ylim=(0, 1), xlabel="false positive rate", ylabel="PRO", title=f"up to {100 * limit:.2g} %")
+        ax.locator_params(axis="x", nbins=5)
     axes[0].axvline(zoom, ls=":", color="k", lw=.8); axes[0].legend(fontsize=8)
     return figure
 

@@ -320,17 +320,22 @@ class SelectorPanel:
         self.choice = W.ToggleButtons(options=list(SHARES), description="shares")
         self.choice.style.button_width = "80px"
         self.pictures, self.label = [W.Image(format="png", width=224) for _ in range(3)], W.Label()
+        self.limit = max(self.guess(one, "learned")[1].max().item() for one in features)  # one scale for all samples and choices
         for control in (self.sample, self.choice): control.observe(self.refresh, "value")
         self.box = W.VBox([self.sample, self.choice, W.HBox(self.pictures), self.label])
         self.refresh()
+
+    def guess(self, one, choice):
+        "Shares and distance of one sample's features."
+        return with_shares(self.mapper, one.maps["rgb"], one.maps["real"], one.valid, choice)
 
     def refresh(self, change=None):
         "Guess again and repaint."
         from matplotlib import colormaps
         one, sample = self.features[self.sample.value], self.samples[self.sample.value]
-        self.shares, self.map = with_shares(self.mapper, one.maps["rgb"], one.maps["real"], one.valid, self.choice.value)
+        self.shares, self.map = self.guess(one, self.choice.value)
         layers = (sample.rgb.transpose(1, 2, 0), upsample(self.shares, one.size).permute(1, 2, 0).numpy(),
-                  colormaps["magma"](self.map.numpy() / .8)[..., :3])
+                  colormaps["magma"](self.map.numpy() / self.limit)[..., :3])
         for picture, values in zip(self.pictures, layers): picture.value = png_bytes((values * 255).round().astype("uint8"))
         means = ", ".join(f"ω{layer} {share:.2f}" for layer, share in zip(LAYERS, self.shares.mean((1, 2)).tolist()))
-        self.label.value = f"photo | shares: {means} | Ψ 3D, mean {self.map[one.valid].mean():.3f} (picture: 0 to 0.8)"
+        self.label.value = f"photo | shares: {means} | Ψ 3D, mean {self.map[one.valid].mean():.3f} (picture: 0 to {self.limit:.2f})"
