@@ -32,15 +32,7 @@ from mmad_nb.features.zoo import create_encoder, encoder_pair, find_card, find_w
 DINO = "vit_base_patch8_224.dino"
 
 
-@pytest.fixture(autouse=True)
-def offline(tmp_path, monkeypatch):
-    "A cache of its own, and a hub at a port where nobody listens."
-    from huggingface_hub import constants, file_download
-    monkeypatch.setenv("MMAD_NB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for place in constants, file_download:   # older versions keep a copy of the name
-        monkeypatch.setattr(place, "HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def dino_keys(dim=768, patch=8, tokens=785, depth=12):

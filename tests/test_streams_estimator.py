@@ -23,17 +23,7 @@ from mmad_nb.streams import estimator as S
 from mmad_nb.streams import create_estimator, list_estimators
 
 diffusion = pytest.mark.skipif(not (importlib.util.find_spec("diffusers") and importlib.util.find_spec("transformers")), reason="needs the extra diffusion")
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path, monkeypatch):
-    "A cache of its own, and a hub at a port where nobody listens."
-    from huggingface_hub import constants, file_download
-    monkeypatch.setenv("MMAD_NB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for place in constants, file_download: monkeypatch.setattr(place, "HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")
