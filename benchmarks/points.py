@@ -7,7 +7,8 @@ import argparse
 import torch
 from harness import alternate, goal, medians, table
 
-from mmad_nb.features.points import GroupEncoder, farthest_point_sampling, knn
+from mmad_nb.data.neighbours import knn
+from mmad_nb.features.points import GroupEncoder, farthest_point_sampling
 
 
 def plain_sampling(points, count):

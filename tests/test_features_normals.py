@@ -5,7 +5,8 @@ import torch
 
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data.eyecandies import read_normals
-from mmad_nb.features.normals import cloud_normals, colours_to_normals, normal_colours, surface_normals
+from mmad_nb.data.neighbours import cloud_normals
+from mmad_nb.features.normals import colours_to_normals, normal_colours, surface_normals
 
 RADIUS, DISTANCE, SIZE = 0.04, 0.5, 96
 

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data.clouds import read_pcd
+from mmad_nb.data.neighbours import _knn_chunks, cloud_normals, knn
 from mmad_nb.features import points as P
-from mmad_nb.features.normals import cloud_normals, relight, surface_normals, window_sums
+from mmad_nb.features.normals import relight, surface_normals, window_sums
 from mmad_nb.features.points import (GroupEncoder, PointEncoder, PointMAE, covering_radius, farthest_point_sampling, group_counts,
-                                     group_points, interpolation, knn, tiny_point_mae)
+                                     group_points, interpolation, tiny_point_mae)
 from real_data import shared
 
 
@@ -82,7 +83,7 @@ def test_sampling_refuses(points, count, message):
 def test_neighbours_equal_brute_force_on_both_paths(cloud, k):
     queries = cloud[::60] + 0.001
     brute = torch.cdist(queries.double(), cloud.double()).sort(1)
-    for distance, index in (knn(queries, cloud, k), P._knn_chunks(queries, cloud, k, chunk=7)):
+    for distance, index in (knn(queries, cloud, k), _knn_chunks(queries, cloud, k, chunk=7)):
         assert distance.shape == index.shape == (50, k) and distance.dtype == torch.float32 and index.dtype == torch.int64
         torch.testing.assert_close(distance, brute.values[:, :k].float(), atol=1e-7, rtol=1e-5)
         torch.testing.assert_close((cloud[index] - queries[:, None]).norm(dim=2), distance, atol=1e-7, rtol=1e-5)
@@ -91,7 +92,7 @@ def test_neighbours_equal_brute_force_on_both_paths(cloud, k):
 
 def test_neighbours_far_from_the_origin_keep_their_millimetres(cloud):
     far = cloud + torch.tensor([0.0, 0, 100.0])          # the fast formula |q|^2 - 2 q p + |p|^2 has 1e-3 of rounding here
-    distance, _ = P._knn_chunks(far[:20], far, 5, chunk=20)
+    distance, _ = _knn_chunks(far[:20], far, 5, chunk=20)
     exact = torch.cdist(far[:20].double(), far.double()).topk(5, largest=False).values
     torch.testing.assert_close(distance.double(), exact, atol=1e-6, rtol=1e-4)
 

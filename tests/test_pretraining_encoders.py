@@ -10,10 +10,11 @@ import torch.nn.functional as F
 
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data import prepare
+from mmad_nb.data.neighbours import knn
 from mmad_nb.forge import forge_sample, list_categories
 from mmad_nb.forge.shapes import build_surface
 from mmad_nb.pretraining import encoders as P, lessons as L
-from mmad_nb.features.points import group_points, knn
+from mmad_nb.features.points import group_points
 from mmad_nb.features.zoo import PACKAGED, create_encoder
 
 NAMES = ("tiny_vit", "tiny_point_mae")

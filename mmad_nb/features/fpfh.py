@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from ..core.runtime import DataError, content_hash, pick_device
+from ..data.neighbours import cloud_normals, knn
 from .image import mix
-from .normals import cloud_normals
-from .points import farthest_point_sampling, knn
+from .points import farthest_point_sampling
 
 # %% auto #0
 __all__ = ['BINS', 'LOWEST', 'WIDEST', 'pair_angles', 'histograms', 'neighbourhood', 'spfh', 'fpfh', 'FpfhEncoder',

@@ -9,32 +9,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from scipy.spatial import cKDTree
 from torch import nn
 
 from ..core.runtime import DataError, content_hash, pick_device
+from ..data.neighbours import checked_points, knn
 from ..data.sample import CloudView
 from .image import Block, drawn_from, place_network, weight_bits
 
 # %% auto #0
-__all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'knn', 'covering_radius', 'group_points', 'folded', 'GroupEncoder',
-           'PointMAE', 'tiny_point_mae', 'PointEncoder', 'interpolation', 'group_counts', 'GroupsPanel']
-
-# %% ../../nbs/features/02_points.ipynb #e6b0708c
-def _checked(points, name):
-    "`points` as an (N,3) float32 tensor without NaN, or an error that says what is wrong."
-    try: points = torch.as_tensor(points)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(name, f"a {type(points).__name__}", "numbers, (N, 3)", "Pass sample.cloud().points.") from error
-    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
-        raise DataError(name, f"shape {tuple(points.shape)}", "(N, 3) with at least one point",
-                        "Pass the measured points alone, such as sample.cloud().points.")
-    points = points.detach().float()
-    bad = ~torch.isfinite(points).all(1)
-    if bad.any():
-        raise DataError(name, f"{int(bad.sum())} points with NaN or infinite coordinates", "finite numbers",
-                        "Leave out the pixels where nothing was measured.")
-    return points
+__all__ = ['TINY_POINT_MAE', 'farthest_point_sampling', 'covering_radius', 'group_points', 'folded', 'GroupEncoder', 'PointMAE',
+           'tiny_point_mae', 'PointEncoder', 'interpolation', 'group_counts', 'GroupsPanel']
 
 # %% ../../nbs/features/02_points.ipynb #d15895bd
 def _sample_torch(points, count, start):
@@ -66,35 +50,11 @@ def farthest_point_sampling(
     start: int = 0,        # index of the first choice
 ) -> torch.Tensor:         # (count,) int64 indices, in the order of choice
     "Choose `count` points, each as far as possible from those chosen before. Among equals the first index wins."
-    points = _checked(points, "points")
+    points = checked_points(points, "points")
     if not 0 < count <= len(points) or not 0 <= start < len(points):
         raise DataError("farthest_point_sampling", f"count {count} and start {start} for {len(points)} points",
                         "1 <= count <= N and 0 <= start < N", "Ask for fewer points.")
     return _sample_numpy(points, count, start) if points.device.type == "cpu" else _sample_torch(points, count, start)
-
-# %% ../../nbs/features/02_points.ipynb #5810d2e5
-def knn(
-    queries: torch.Tensor,  # (Q,3)
-    points: torch.Tensor,   # (N,3)
-    k: int,                 # neighbours for each query, at most N
-    chunk: int = 256,       # queries per step on a GPU; a step holds chunk x N distances
-) -> tuple:                 # distances (Q,k) float32, nearest first; indices (Q,k) int64
-    "The `k` nearest `points` of every query, exactly."
-    queries, points = _checked(queries, "queries"), _checked(points, "points")
-    if not 0 < k <= len(points):
-        raise DataError("knn", f"k = {k} for {len(points)} points", "1 <= k <= N", "Ask for fewer neighbours.")
-    return _knn_tree(queries, points, k) if points.device.type == "cpu" else _knn_chunks(queries, points, k, chunk)
-
-
-def _knn_tree(queries, points, k):
-    distance, index = cKDTree(points.numpy(), balanced_tree=False).query(queries.numpy(), k)
-    return torch.from_numpy(distance.reshape(-1, k)).float(), torch.from_numpy(index.reshape(-1, k))
-
-
-def _knn_chunks(queries, points, k, chunk):
-    exact = "donot_use_mm_for_euclid_dist"  # |q|^2 - 2 q p + |p|^2 is faster, and rounds away small distances
-    found = [torch.cdist(some, points, compute_mode=exact).topk(k, largest=False) for some in queries.split(chunk)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 # %% ../../nbs/features/02_points.ipynb #de1ecc14
 def covering_radius(
@@ -111,7 +71,7 @@ def group_points(
     group_size: int,       # points in each; they may overlap
 ) -> tuple:                # centers (G,3), offsets (G,group_size,3) from each centre, nearest first
     "Cut a cloud into overlapping groups around far apart centres."
-    points = _checked(points, "points")
+    points = checked_points(points, "points")
     if len(points) < group_size:
         raise DataError("group_points", f"{len(points)} points", f"at least group_size = {group_size}",
                         "Is the capture almost empty? Otherwise make the groups smaller.")
@@ -285,7 +245,7 @@ def encode(self: PointEncoder,
     points: torch.Tensor,  # (N,3), metres for metric data
 ) -> tuple:                # centers (G,3) and features (G,dim), float32, on the encoder's device
     "Group the cloud and encode every group."
-    points = _checked(points, f"points for {self.name}").to(self.model.norm.weight.device)
+    points = checked_points(points, f"points for {self.name}").to(self.model.norm.weight.device)
     with torch.no_grad():
         centers, offsets = group_points(points, self.groups, self.group_size)
         return centers, self.model(centers, offsets).float()

@@ -13,10 +13,11 @@ import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from ..core.runtime import DataError, png_bytes, progress
+from ..data.neighbours import knn
 from ..data.prepare import prepare, resize_nearest
 from ..data.sample import Sample
 from ..features.normals import surface_normals
-from ..features.points import group_points, knn
+from ..features.points import group_points
 from ..forge.camera import draw_setup, object_coordinates, table_coordinates, unit, view_rays
 from ..forge.defects import add_defect, defect_mask, list_defects
 from ..forge.forge import Level, bent, captured, level_at
