@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 from scipy.spatial import cKDTree
 
 from ..core.runtime import DataError
@@ -23,6 +22,7 @@ def checked_points(
     name: str,  # the argument, named in the message
 ) -> torch.Tensor:  # (N,3) float32, on the device where they were
     "`points` as a tensor without NaN, or an error that says what is wrong."
+    import torch
     try: points = torch.as_tensor(points)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(name, f"a {type(points).__name__}", "numbers, (N, 3)", "Pass sample.cloud().points.") from error
@@ -51,11 +51,13 @@ def knn(
 
 
 def _knn_tree(queries, points, k):
+    import torch
     distance, index = cKDTree(points.numpy(), balanced_tree=False).query(queries.numpy(), k)
     return torch.from_numpy(distance.reshape(-1, k)).float(), torch.from_numpy(index.reshape(-1, k))
 
 
 def _knn_chunks(queries, points, k, chunk):
+    import torch
     exact = "donot_use_mm_for_euclid_dist"  # |q|^2 - 2 q p + |p|^2 is faster, and rounds away small distances
     found = [torch.cdist(some, points, compute_mode=exact).topk(k, largest=False) for some in queries.split(chunk)]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
@@ -68,6 +70,7 @@ def cloud_normals(
     chunk: int = 16384,                      # points per step; memory grows with it
 ) -> torch.Tensor:                           # (N,3) float32 of unit length
     "Normals of a cloud without a grid: the direction in which each neighbourhood is thinnest."
+    import torch
     points = torch.as_tensor(points).float()
     if k < 3:
         raise DataError("cloud_normals", f"k = {k}", "at least 3 neighbours, which span a plane",
@@ -89,6 +92,7 @@ def has_surface(
     points: torch.Tensor,  # (N,3)
 ) -> bool:
     "Whether the points span at least a plane: at least three, and not all on one line."
+    import torch
     points = torch.as_tensor(points).double()
     wide = torch.linalg.svdvals(torch.linalg.qr(points - points.mean(0)).R) if len(points) > 2 else torch.zeros(2)
     return bool(wide[1] > 1e-6 * wide[0])                               # false for one place, too
@@ -136,7 +140,7 @@ class NormalsPanel:
     def refresh(self, change=None):
         "Compute the normals anew and send the cloud."
         points, truth = rounded_box(4000, self.noise.value)
-        normals = cloud_normals(torch.from_numpy(points), self.k.value).numpy()
+        normals = cloud_normals(points, self.k.value).numpy()
         self.error = np.degrees(np.arccos(np.clip((normals * truth).sum(1), -1, 1)))
         self.view.show(points, (normals + 1) / 2)
         self.label.value = f"median error {np.median(self.error):.1f} degrees, worst tenth above {np.quantile(self.error, .9):.1f}"
