@@ -170,6 +170,11 @@ def test_focal_loss_against_a_loop(gamma):
     assert focal_loss(torch.stack([1 - damaged, damaged], 1), masks, gamma).item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
 
 
+def test_a_sure_wrong_pixel_costs_a_finite_amount():
+    maps = torch.tensor([[[1.], [0.]]])
+    assert focal_loss(maps, torch.tensor([[True]])).item() == pytest.approx(-(1 - 2e-5) ** 2 * math.log(2e-5), rel=1e-4)
+
+
 def test_losses_are_finite_with_sure_answers_and_pull_the_right_way():
     sure = torch.tensor([0., 1.]).repeat(1, 8).reshape(1, 4, 4).requires_grad_()
     for masks in (torch.zeros(1, 4, 4).bool(), torch.ones(1, 4, 4).bool()):
