@@ -163,7 +163,7 @@ def normals_loss(
     return loss
 
 # %% ../../nbs/pretraining/04_normals.ipynb #a4159dd1
-NORMAL_STAGES = (Stage(60, 2e-4, sides=(112,)), Stage(387, 1e-3, sides=(112,)), Stage(60, 2e-4, sides=(112,)))
+NORMAL_STAGES = (Stage(60, 2e-4, sides=(112,)), Stage(1600, 1e-3, sides=(112,)), Stage(440, 2e-4, sides=(112,)))
 
 
 def train_tiny_normals(
