@@ -207,7 +207,7 @@ def lambert(
     lit = sum(normals[:, i] * LAMP[i] for i in range(3))
     return GREY * (EVERYWHERE + (1 - EVERYWHERE) * torch.where(away, -lit, lit).clamp(min=0))
 
-# %% ../../nbs/views/01_render.ipynb #0e48251d
+# %% ../../nbs/views/01_render.ipynb #9354f7a7
 @dataclass(frozen=True, eq=False, repr=False)
 class Views:
     "A cloud seen by V cameras in pictures of S x S pixels, and the way from points to pixels. Tensors on one device."
@@ -220,10 +220,15 @@ class Views:
     visible: torch.Tensor       # (V,N) bool: the view sees this point
     points: torch.Tensor        # (N,3) float32, as in the cloud
     eyes: torch.Tensor          # (V,3) where the cameras stand, in the frame of the points
-    names: tuple                # of the views
-    point_size: float           # diameter of the discs in pixels
+    cameras: Cameras            # what it was drawn with
+    point_size: float           # diameter of the fine discs in pixels
 
-    def __len__(self): return len(self.names)
+    def __len__(self): return len(self.cameras)
+
+    @property
+    def names(self) -> tuple:
+        "Of the views, such as 'x -45'."
+        return self.cameras.names
 
     @property
     def size(self) -> int:
@@ -303,7 +308,7 @@ def render(
         color=None if cloud.colors is None else looked_up(on(cloud.colors).float(), 1),
         label=None if cloud.labels is None else looked_up(on(cloud.labels)[:, None].float(), 0)[:, 0] > 0.5,
         owner=owner.masked_fill(empty, -1).view(V, size, size), pixel=torch.stack([row, column], 2), visible=visible,
-        points=points, eyes=eyes, names=cameras.names, point_size=float(point_size))
+        points=points, eyes=eyes, cameras=cameras, point_size=float(point_size))
 
 # %% ../../nbs/views/01_render.ipynb #9437113a
 class RenderPanel:
