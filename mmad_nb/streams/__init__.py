@@ -1,6 +1,7 @@
-"A second look at the same part: normals that a network guesses from the photo."
+"More from few photos: pictures like them, drawn by a diffusion model, and normals that a network guesses from a photo."
+from .augment import augment, create_generator, first_photos, list_generators
 from .estimator import (NormalEstimator, band_sums, blurred, create_estimator, find_marigold, gaussian_transfer, list_estimators, matching_sigma,
                         taper, transfer, write_tiny_marigold)
 
-__all__ = ["NormalEstimator", "band_sums", "blurred", "create_estimator", "find_marigold", "gaussian_transfer", "list_estimators", "matching_sigma",
-           "taper", "transfer", "write_tiny_marigold"]
+__all__ = ["NormalEstimator", "augment", "band_sums", "blurred", "create_estimator", "create_generator", "find_marigold", "first_photos",
+           "gaussian_transfer", "list_estimators", "list_generators", "matching_sigma", "taper", "transfer", "write_tiny_marigold"]
