@@ -196,7 +196,7 @@ def train_tiny_diffusion(
     seed: int = 0,
     batch_size: int = 16,
     folder=None,                            # for checkpoints; call again with the same folder to resume
-) -> tuple:                                 # the trained network; log (steps, 2), see `picture_loss`
+) -> tuple:                                 # the trained network; log (steps of this call, 2), see `picture_loss`
     "Forge pictures and train `tiny_diffusion` from a seed."
     pictures, net, log = forge_pictures(counts), TinyDiffusion(seed), []
     make = lambda stage: picture_loss(net, pictures, seed, log)
