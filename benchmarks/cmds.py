@@ -3,6 +3,8 @@
     python benchmarks/cmds.py accuracy                                    # hard level, two categories, three seeds
     python benchmarks/cmds.py accuracy --level standard --shots 4 --seeds 1
     python benchmarks/cmds.py grids                                       # mapping at patches against finer grids
+    python benchmarks/cmds.py generated                                   # how many generated photos; the real stream is the same in all
+    python benchmarks/cmds.py leak                                        # an adapter that saw more than the k photos
     python benchmarks/cmds.py memory                                      # paper size, random weights, one process for each part
 
 Accuracy: one model for each category, k and seed, tiny parts; the same good samples in sorted order for all detectors. Rows that differ in the fusion
@@ -103,6 +105,58 @@ def grids(options) -> None:
                   ", ".join(f"{name} {record['metrics']['exact'][name]:.3f}" for name in METRICS), flush=True)
 
 
+# ---- generated photos ------------------------------------------------------------------------------------------------
+
+def generated(options) -> None:
+    "The estimated stream taught with 0, 1, 3 and 5 generated photos for each given one."
+    from mmad_nb.experiments import comparison_table
+    from mmad_nb.experiments.dual_stream import STREAM_ROWS, compare_fusions
+    warnings.simplefilter("ignore")
+    rows = {"both streams": {}, "estimated alone": STREAM_ROWS["w/o real stream"]}
+    data, seeds, start = data_of(options), tuple(range(options.seeds)), time.process_time()
+    with tempfile.TemporaryDirectory() as spare:
+        for number in (0, 1, 3, 5):
+            more = {"augment": True, "generated": number} if number else {}
+            found = compare_fusions(rows, data, seeds=seeds, shots=options.shots, device="cpu", cache=options.cache or spare, estimator="auto", **more)
+            for group in found["both streams"].every("group"):
+                part = {title: only(study, group) for title, study in found.items()}
+                print(f"{number} generated, {group}\n" + comparison_table(part, METRICS), flush=True)
+    print(f"{time.process_time() - start:.0f} s of CPU time")
+
+
+def leak(options) -> None:
+    "A memory of 2 photos and 10 variants of theirs, drawn by a generator that saw nothing, the 2, or all 10 photos of the split."
+    import numpy as np
+    import torch
+
+    from mmad_nb.data import prepare
+    from mmad_nb.features import create_encoder
+    from mmad_nb.forge import forge_sample
+    from mmad_nb.pretraining.encoders import novelty
+    from mmad_nb.streams import create_generator
+    encoder = create_encoder("tiny_vit", device="cpu")
+    photos = lambda samples: torch.from_numpy(np.stack([sample.rgb for sample in samples]))
+    encode = lambda photos: torch.cat([encoder.encode(photos[i:i + 10])[0] for i in range(0, len(photos), 10)])
+    defects = ["dent", "bump", "hole", "stain", "scratch", "crack"]
+    for category in options.categories:
+        make = lambda seed, defect="good": prepare(forge_sample(category, defect, seed=seed, level=options.level), size=224)
+        tests, good = encode(photos([make(400 + k) for k in range(24)] + [make(500 + k, defects[k % 6]) for k in range(36)])), 24
+
+        def auroc(pictures):
+            memory = list(encode(pictures))
+            scores = torch.stack([novelty(one, memory).flatten().topk(10).values.mean() for one in tests])
+            return (scores[good:, None] > scores[None, :good]).float().mean().item()
+        for split in range(options.seeds):
+            ten = photos([make(300 + 20 * split + k) for k in range(10)])
+            two, found = ten[:2], {"the 2 photos": auroc(ten[:2])}
+            for title, seen in (("not adapted", None), ("adapted on the 2", two), ("adapted on all 10", ten)):
+                generator = create_generator("tiny", device="cpu")
+                if seen is not None: generator.adapt(seen)
+                found[title] = auroc(torch.cat([two, generator.variants(two, n=5, steps=30).flatten(0, 1)]))
+            found["all 10 photos"] = auroc(ten)
+            print(f"{category}, split {split}:", ", ".join(f"{title} {value:.3f}" for title, value in found.items()), flush=True)
+
+
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
 def part(kind: str) -> None:
@@ -139,7 +193,7 @@ def memory(options) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("accuracy", "grids", "memory", "part"))
+    parser.add_argument("what", choices=("accuracy", "generated", "grids", "leak", "memory", "part"))
     parser.add_argument("kind", nargs="?", choices=("import", "train", "test"))
     parser.add_argument("--level", default="hard", choices=("hard", "standard"))
     parser.add_argument("--categories", nargs="+", default=["carrot", "gear"])

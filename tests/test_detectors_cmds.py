@@ -1,7 +1,6 @@
 "CMDS-AD assembled: options, streams, what each of them sees, files, bad input."
 import math
 import sys
-import types
 from dataclasses import replace
 
 import numpy as np
@@ -145,7 +144,6 @@ def test_release_behaviour(fitted):
 
 
 def test_steps_rate_and_stages(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mmad_nb.streams.augment", types.SimpleNamespace(augment=None))
     assert [training_steps("release", k) for k in (1, 2, 4, 8)] == [3000, 1500, 750, 375] and training_steps(70, 4) == 70
     detector = make(steps=7, augment=True, generated=2)
     detector.good, detector.asked = 3, None
@@ -189,17 +187,16 @@ def test_save_and_load(tmp_path, fitted):
 def test_generated_photos_teach_the_estimated_stream_alone(monkeypatch, tmp_path):
     asked = []
     def augment(photos, n, generator, cache=None, **how):
-        assert generator == "tiny_diffusion"
+        assert generator.name == "tiny_diffusion" and generator.device.type == "cpu"
         asked.append((photos, n, generator))
         return torch.stack([photos * (1 - .1 * (i + 1)) for i in range(n)], 1)
-    monkeypatch.setitem(sys.modules, "mmad_nb.streams", types.ModuleType("mmad_nb.streams"))
-    monkeypatch.setitem(sys.modules, "mmad_nb.streams.augment", types.SimpleNamespace(augment=augment))
+    monkeypatch.setattr(module, "augment", augment)
     detector, plain = make(augment=True, generated=2, generator="tiny_diffusion").fit(GOOD[:2]), make().fit(GOOD[:2])
     (photos, n, name), = asked
     assert torch.equal(photos, torch.stack([torch.from_numpy(s.rgb) for s in GOOD[:2]])) and n == 2    # the k given ones, and nothing else
     same = lambda name: all(torch.equal(a, b) for a, b in zip(detector.modules[name].parameters(), plain.modules[name].parameters()))
     assert same("rgb_to_xyz_real") and not same("rgb_to_xyz_est")
-    twins = Variants(GOOD[:2], 2, "tiny_diffusion")
+    twins = Variants(GOOD[:2], 2, detector.create_generator("bagel"))
     assert len(twins) == 4 and [t.id for t in twins] == [f"{GOOD[i].id}, generated {j}" for i in (0, 1) for j in (0, 1)]
     assert np.allclose(twins[3].rgb, GOOD[1].rgb * .8, atol=1e-6)
 
@@ -267,10 +264,26 @@ def test_by_default_the_tiny_estimator_guesses_normals():
     assert alone.streams == ("real",) and "estimator" not in alone.fingerprints()
 
 
-def test_without_a_generator_augment_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mmad_nb.streams.augment", None)
-    with pytest.raises(DataError, match="augment=False"): Variants(GOOD[:1], 1, "tiny_diffusion")
-    with pytest.raises(DataError, match="augment=False"): make(augment=True)                         # before anything is computed
+@pytest.mark.parametrize("package", ["diffusers", "peft"])
+def test_without_its_packages_augment_says_so(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=f"{package}.*pip install"): make(augment=True)   # before anything is computed
+
+
+def test_stable_diffusion_needs_a_name_and_is_told_the_category(monkeypatch):
+    with pytest.raises(DataError, match="OWNER/NAME"): make(augment=True, generator="stable-diffusion-2-1").fit(GOOD[:1])
+    asked = []
+    monkeypatch.setattr(module, "create_generator", lambda *about, **config: asked.append((about, config)))
+    make(augment=True, generator="stable-diffusion-2-1", generator_weights="some/folder").create_generator("rope")
+    make(augment=True, generator="tiny_diffusion").create_generator("rope")
+    (first, says), (second, nothing) = asked
+    assert first[:2] == ("stable-diffusion-2-1", "some/folder") and says == {"says": "a photo of a rope"}
+    assert second[:2] == ("tiny_diffusion", None) and nothing == {}
+
+
+def test_a_real_generator_makes_the_twins(tmp_path):
+    detector = make(augment=True, generated=2, generator="tiny_diffusion", steps=1).fit(GOOD[:1], cache=tmp_path)
+    assert detector.stages()[1].samples == 3 and set(detector.components([BAD])) == {"rgb_real", "rgb_est", "xyz_real", "xyz_est"}
 
 
 def test_encoders_of_ones_own_take_the_estimator_of_their_size():

@@ -25,12 +25,14 @@ from ..features.normals import normal_colours, surface_normals
 from ..features.zoo import create_encoder
 from ..mapping.coordinate_aware import (KINDS, LAYERS, StreamItem, coordinate_loss, create_coordinate_mappers,
                                               stream_maps)
+from ..pretraining.diffusion import need_diffusers
 from ..scoring.fusion import BLUR, box_blur, fuse_maps, image_score
+from ..streams.augment import PhotoGenerator, augment, create_generator, need_peft
 from ..streams.estimator import NormalEstimator, create_estimator
 
 # %% auto #0
 __all__ = ['CMDS_RULES', 'CMDS_WEIGHTS', 'RELEASE_STEPS', 'PARTS', 'RELEASE_BLUR', 'LARGE_BLUR', 'StreamPictures', 'fuse_streams',
-           'CosineAdamW', 'training_steps', 'CMDS', 'find_augment', 'Variants', 'stream_item', 'squashed']
+           'CosineAdamW', 'training_steps', 'CMDS', 'Variants', 'stream_item', 'squashed']
 
 # %% ../../nbs/detectors/07_cmds.ipynb #a4f4af23
 class StreamPictures:
@@ -152,6 +154,8 @@ class CMDS(PairDetector):
         "generated": Option(5, "Generated photos for each given one.", 1, 100),
         "generator": Option("auto", "Who makes them; 'auto': the one of the encoders' size.",
                             choices=("auto", "tiny_diffusion", "stable-diffusion-2-1")),
+        "generator_weights": Option(None, "The generator's folder or OWNER/NAME on the hub; Stable Diffusion needs one.",
+                                    also=(None,), kind=str),
         "mapper": Option("coordinate", "Which network; 'mlp': the plain one of Table 3.", choices=tuple(KINDS)),
         "steps": Option(None, "Of each stream's optimiser; 'release': 3000, 1500, 750 for 1, 2, 4 samples.", 1, 10**6,
                         also=(None, "release"), kind=int),
@@ -195,7 +199,7 @@ class CMDS(PairDetector):
         if options["augment"] and not self.estimator:
             raise DataError("cmds option 'augment'", "True without an estimated stream", "an estimator",
                             "Generated photos have no measured points; only the estimated stream can learn from them.")
-        if options["augment"]: find_augment()
+        if options["augment"]: need_diffusers(), need_peft()   # told before anything is computed
         self.pair, self.category = (self.image_encoder,), ""
         self.provenance = "; ".join(part.provenance for part in (self.image_encoder, self.estimator) if part)
 
@@ -213,26 +217,18 @@ class CMDS(PairDetector):
         return {"image": self.image_encoder.identity} | ({"estimator": self.estimator.fingerprint} if self.estimator else {})
 
 # %% ../../nbs/detectors/07_cmds.ipynb #289a856a
-def find_augment():
-    "The function that makes more photos of a few, or an error where this version has none."
-    try: from mmad_nb.streams.augment import augment
-    except ImportError as error:
-        raise DataError("cmds option 'augment'", f"no generator ({error})", "mmad_nb.streams.augment", "Use augment=False.") from error
-    return augment
-
-
 class Variants(Sequence):
     "Samples with generated photos in place of their own, n of each; what was measured stays that of the original."
     def __init__(self,
         samples: Sequence,   # k good ones; nothing else is seen
         n: int,              # variants of each
-        generator: str,      # name for create_generator
+        generator: PhotoGenerator,
         cache=None,          # DiskCache, or None
         **how,               # of `augment`
     ):
         self.samples = samples
         photos = torch.stack([torch.from_numpy(samples[i].rgb) for i in range(len(samples))])
-        self.made = find_augment()(photos, n, generator, cache, **how).flatten(0, 1).numpy()
+        self.made = augment(photos, n, generator, cache, **how).flatten(0, 1).numpy()
 
     def __len__(self): return len(self.made)
 
@@ -245,16 +241,22 @@ class Variants(Sequence):
 @patch
 def features(self: CMDS, reading, cache=None, accelerator=None):
     "Features of the samples with noise and, with `augment`, of their generated twins behind them."
-    noise = {name: self.options[name] for name in ("noise", "draws", "noise_on")}
+    options, keep = self.options, cache if cache is None or isinstance(cache, DiskCache) else DiskCache(cache)
+    noise = {name: options[name] for name in ("noise", "draws", "noise_on")}
+    piles = by_category(reading).items() if options["augment"] else ()
+    twins = [Variants(pile, options["generated"], self.create_generator(category), keep) for category, pile in piles]
     good, self.good = collect(reading, self.looking_at(self.streams, **noise), cache, accelerator, note=take_note), len(reading)
-    if not self.options["augment"]: return good
-    keep = cache if cache is None or isinstance(cache, DiskCache) else DiskCache(cache)
-    generator = self.options["generator"]
-    if generator == "auto": generator = PARTS[self.size][2]
-    for pile in by_category(reading).values():  # a generator learns one category at a time
-        twins = Variants(pile, self.options["generated"], generator, keep)
-        good += collect(twins, self.looking_at(("est",), **noise), cache, accelerator, note=take_note)
+    for pile in twins: good += collect(pile, self.looking_at(("est",), **noise), cache, accelerator, note=take_note)
     return good
+
+
+@patch
+def create_generator(self: CMDS, category: str):
+    "A generator that is told the category, if it knows words; it will learn from the photos of this category alone."
+    name, weights = self.options["generator"], self.options["generator_weights"]
+    if name == "auto": name = PARTS[self.size][2]
+    says = {} if name == PARTS["tiny"][2] else {"says": f"a photo of a {category}"}
+    return create_generator(name, weights, self.device, **says)
 
 
 def stream_item(

@@ -173,7 +173,7 @@ def train_tiny_normals(
     batch_size: int = 16,
     dtype: torch.dtype = torch.float32,   # torch.bfloat16 takes half the time where the processor knows it
     folder=None,                          # for checkpoints
-) -> tuple:                               # NormalUNet; log (steps,2), see normals_loss
+) -> tuple:                               # NormalUNet; log (steps of this call,2), see normals_loss
     "Train `tiny_normals` from a seed."
     if lessons is None:
         lessons = forge_normal_lessons(LEARNED[:-1], 40) + forge_normal_lessons([ANYTHING], 480)
