@@ -206,4 +206,4 @@ if __name__ == "__main__":
     parser.add_argument("--save", type=Path)
     options = parser.parse_args()
     if options.what == "part": part(options.kind)
-    else: {"accuracy": accuracy, "grids": grids, "memory": memory}[options.what](options)
+    else: {"accuracy": accuracy, "generated": generated, "grids": grids, "leak": leak, "memory": memory}[options.what](options)
