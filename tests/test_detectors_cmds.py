@@ -259,7 +259,7 @@ def test_by_default_the_tiny_estimator_guesses_normals():
     detector = create_detector("cmds", device="cpu")
     assert detector.estimator.name == "tiny_normals" and detector.fingerprints()["estimator"] == detector.estimator.fingerprint
     assert detector.streams == ("real", "est") and "tiny_normals" in detector.provenance
-    assert (detector.options["steps"], detector.options["batch_size"], detector.options["lr"]) == (800, 1, 2e-3)
+    assert (detector.options["steps"], detector.options["batch_size"], detector.options["lr"]) == (200, 1, 2e-3)
     alone = create_detector("cmds", device="cpu", estimator=None)
     assert alone.streams == ("real",) and "estimator" not in alone.fingerprints()
 
