@@ -24,6 +24,7 @@ import torch
 from mmad_nb.core.runtime import DataError, WeightsError
 from mmad_nb.features import zoo
 from mmad_nb.features.image import tiny_vit
+from mmad_nb.features.pointnet2 import PointNet2, tiny_pointnet2
 from mmad_nb.features.points import tiny_point_mae
 from mmad_nb.features.text import open_clip_network, tiny_clip
 from mmad_nb.pretraining.diffusion import TinyDiffusion
@@ -411,7 +412,7 @@ def test_sizes_on_the_cards():
     for card in zoo.CARDS:
         if card.kind == "words": continue
         keys = {DINO: dino_keys(), "tiny_vit": dino_keys(192), "point_mae": point_mae_keys()}.get(card.name)
-        network = {"tiny_point_mae": tiny_point_mae, "tiny_clip": tiny_clip, "tiny_diffusion": TinyDiffusion, "tiny_normals": NormalUNet, "ViT-L-14-336.openai": lambda: open_clip_network("ViT-L-14-336.openai", empty=True)}.get(card.name)
+        network = {"tiny_point_mae": tiny_point_mae, "tiny_clip": tiny_clip, "tiny_diffusion": TinyDiffusion, "tiny_normals": NormalUNet, "tiny_pointnet2": tiny_pointnet2, "pointnet2_sem_seg": PointNet2, "ViT-L-14-336.openai": lambda: open_clip_network("ViT-L-14-336.openai", empty=True)}.get(card.name)
         numbers = sum(np.prod(s) for s in keys.values()) if keys else sum(v.numel() for v in network().state_dict().values())
         assert numbers * 4 / 1e6 == pytest.approx(card.megabytes, abs=1), card.name
 

