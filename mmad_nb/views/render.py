@@ -84,12 +84,15 @@ TAN, ZOOM, MARGIN = math.tan(math.radians(30)), 0.7, 0.98  # half of what the ca
 
 
 def rotate(
-    rotations: torch.Tensor,  # (V,3,3)
+    rotations: torch.Tensor,  # (V,3,3), or some rows of them (V,R,3)
     vectors: torch.Tensor,    # (N,3)
-) -> torch.Tensor:            # (V,3,N)
+) -> torch.Tensor:            # (V,3,N) or (V,R,N)
     "Every vector in the frame of every camera; sums in a fixed order, so that one view alone gives the same bits."
-    x, y, z = vectors.T
-    return torch.stack([r[:, 0, None] * x + r[:, 1, None] * y + r[:, 2, None] * z for r in rotations.unbind(1)], 1)
+    x, y, z = vectors.T.contiguous()
+    turned = rotations[:, :, 0, None] * x
+    turned += rotations[:, :, 1, None] * y                            # in place: new memory costs more than the sum
+    turned += rotations[:, :, 2, None] * z
+    return turned
 
 
 def place(
@@ -101,7 +104,7 @@ def place(
     local = rotate(rotations, points - middle)
     low, high = local.amin(2), local.amax(2)
     target = (low + high) / 2
-    local = local - target[:, :, None]
+    local -= target[:, :, None]
     whole = (local[:, :2].abs().amax(1) / (MARGIN * TAN) - local[:, 2]).amax(1)
     distance = torch.maximum(ZOOM * (high - low).amax(1) / TAN, whole)
     eye = target - distance[:, None] * target.new_tensor([0, 0, 1])   # in the camera's frame
@@ -124,7 +127,11 @@ def sorted_order(
     points: torch.Tensor,  # (N,3)
 ) -> torch.Tensor:         # (N,) int64: indices in the order of x, then y, then z
     "An order that belongs to the places, not to the list."
-    return torch.from_numpy(np.lexsort(points.cpu().numpy().T[::-1])).to(points.device)
+    bits = (points + 0.0).view(torch.int32)                        # + 0.0 makes -0 to 0
+    x, y, z = (bits ^ (bits >> 31 & 0x7fffffff)).T.contiguous()    # whole numbers in the floats' order: quick to sort
+    order = z.sort(stable=True).indices
+    for axis in (y, x): order = order[axis[order].sort(stable=True).indices]
+    return order
 
 
 def depth_keys(
@@ -190,22 +197,27 @@ def hide(
     tolerance: torch.Tensor,  # broadcast: how much deeper the fine picture may be
 ) -> torch.Tensor:            # (V,S,S) keys
     "The fine picture without looks through holes."
-    through = depth_of(fine) > depth_of(wide) + tolerance      # never where it is empty: NaN is not larger
+    through = depth_of(fine) > depth_of(wide).add_(tolerance)  # never where it is empty: NaN is not larger
     return torch.where(through, wide, fine)
 
-# %% ../../nbs/views/01_render.ipynb #0093ea35
+# %% ../../nbs/views/01_render.ipynb #96bf57f9
 LAMP = (-0.39, -0.56, -0.73)   # from the surface to the lamp: left, up, towards us; length 1
 GREY, EVERYWHERE = 0.7, 0.3    # of the surface; share of the light that comes from everywhere
 
 
 def lambert(
-    local: torch.Tensor,    # (V,3,N) positions in the cameras' frames, the eye at the origin
-    normals: torch.Tensor,  # (V,3,N) unit length, of either sign
-) -> torch.Tensor:          # (V,N) brightness in [0.21, 0.7]
+    points: torch.Tensor,     # (N,3)
+    normals: torch.Tensor,    # (N,3) unit length, of either sign
+    eyes: torch.Tensor,       # (V,3) where the cameras stand
+    rotations: torch.Tensor,  # (V,3,3) of the cameras
+) -> torch.Tensor:            # (V,N) brightness in [0.21, 0.7]
     "The brightness of each point in each view."
-    away = (normals * local).sum(1) > 0
-    lit = sum(normals[:, i] * LAMP[i] for i in range(3))
-    return GREY * (EVERYWHERE + (1 - EVERYWHERE) * torch.where(away, -lit, lit).clamp(min=0))
+    lamps = sum(LAMP[i] * rotations[:, i] for i in range(3))      # R^T l: the lamp is turned, not all the normals
+    middle = (points.amin(0) + points.amax(0)) / 2
+    away = (normals * (points - middle)).sum(1) > rotate((eyes - middle)[:, None], normals)[:, 0]    # n . (p - eye) > 0
+    lit = rotate(lamps[:, None], normals)[:, 0]                               # n . l
+    lit = torch.where(away, -lit, lit).clamp_(min=0)
+    return lit.mul_(GREY * (1 - EVERYWHERE)).add_(GREY * EVERYWHERE)
 
 # %% ../../nbs/views/01_render.ipynb #9354f7a7
 @dataclass(frozen=True, eq=False, repr=False)
@@ -294,19 +306,20 @@ def render(
     buffer = hide(spread(buffer, point_size), spread(buffer, HIDING * point_size), tolerance[:, None]).view(V, -1)
     empty, drawn = buffer == EMPTY, depth_of(buffer)
     if visibility == "surface": visible = depth <= drawn.gather(1, pixel) + tolerance
-    owner = order[(buffer & 0xffffffff).clamp(max=N - 1)].masked_fill(empty, N)        # N: the background
+    owner = order[(buffer & 0xffffffff).clamp_(max=N - 1)].masked_fill_(empty, N)      # N: the background
 
-    def looked_up(values, background):                                        # (N,C) -> (V,C,S,S)
+    def looked_up(values, background):                                        # (N,...) -> (V,S,S,...)
         "For each pixel the value of its owner."
-        return F.pad(values, (0, 0, 0, 1), value=background)[owner].mT.unflatten(2, (size, size))
-    lit = lambert(local, rotate(rotations, F.normalize(on(cloud.normals).float(), dim=1)))
+        values = torch.cat([values, torch.full_like(values[:1], background)])
+        return values.index_select(0, owner.view(-1)).view(V, size, size, *values.shape[1:])
+    lit = lambert(points, F.normalize(on(cloud.normals).float(), dim=1), eyes, rotations)
     shade = F.pad(lit, (0, 1), value=1).gather(1, owner).view(V, size, size)
     grey = lambda picture: picture[:, None].expand(-1, 3, -1, -1)
     return Views(
         shade=grey(shade),
         depth=grey(depth_picture(drawn.view(V, size, size), empty.view(V, size, size))),
-        color=None if cloud.colors is None else looked_up(on(cloud.colors).float(), 1),
-        label=None if cloud.labels is None else looked_up(on(cloud.labels)[:, None].float(), 0)[:, 0] > 0.5,
+        color=None if cloud.colors is None else looked_up(on(cloud.colors).float(), 1).movedim(3, 1),
+        label=None if cloud.labels is None else looked_up(on(cloud.labels), False),
         owner=owner.masked_fill(empty, -1).view(V, size, size), pixel=torch.stack([row, column], 2), visible=visible,
         points=points, eyes=eyes, cameras=cameras, point_size=float(point_size))
 
