@@ -368,6 +368,8 @@ def fuse(self: Detector,
 @patch
 def image_scores(self: Detector,
     maps,             # (N,H,W) fused maps; of clouds a list of (n,)
+    components=None,  # what they were fused from; not needed by this rule, but by that of some detectors
+    **weights,        # with which
 ) -> torch.Tensor:    # (N,)
     "One score for each capture, by the plain rule: the largest value of its map."
     return image_score(maps) if check_maps(self, maps) else torch.stack([scores.max() for scores in maps])

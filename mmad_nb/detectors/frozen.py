@@ -278,7 +278,7 @@ def features(self: PairDetector, reading, cache=None, accelerator=None) -> Featu
 def learn(self: PairDetector, reading, checkpoint=None, epochs=None, cache=None, accelerator=None):
     "Train every stage; `curve` keeps the losses of all of them, pass by pass."
     features = self.features(reading, cache, accelerator)
-    sizes = set(map(tuple, features.sizes))
+    sizes = {tuple(size) for size in features.sizes if len(size) == 2}  # clouds may have any number of points
     if len(sizes) > 1: raise DataError(reading.where, f"sizes {sorted(sizes)}", "one size", "Prepare the samples to one size.")
     self.begin(features.notes)
     self.curve, settings = [], {**self.config(), "samples": features.fingerprint}

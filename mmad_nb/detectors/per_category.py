@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core.runtime import unknown_name
 from .base import WRAPPERS, Components, Detector, Reading, by_category, create_detector
 from ..scoring.evaluate import evaluate
+from ..scoring.evaluator import asked
 
 # %% auto #0
 __all__ = ['PerCategory', 'evaluate_maps', 'evaluate_each', 'mean_metrics', 'SharingPanel']
@@ -46,9 +47,9 @@ class PerCategory(Detector):
         "That of the detector inside; what it learned is in the components already."
         return self.pattern.combine(components, **weights)
 
-    def image_scores(self, maps):
+    def image_scores(self, maps, components=None, **weights):
         "The rule of the detector inside."
-        return self.pattern.image_scores(maps)
+        return asked(self.pattern.image_scores, maps, components, weights)
 
     def __repr__(self):
         inside = repr(self.pattern).replace("; not fitted", "; fitted" if self.fitted else "; not fitted")
@@ -105,17 +106,18 @@ def load_state(self: PerCategory, state: dict):
 
 # %% ../../nbs/detectors/04_per_category.ipynb #7f06cacb
 def evaluate_maps(
-    maps,                # (N,H,W) fused maps
+    maps,                # (N,H,W) fused maps; of clouds a list of (n,)
     scores,              # (N,) image scores
-    samples: Sequence,   # the N samples
+    samples: Sequence,   # the N captures
     limits=(.3, .01),    # of AUPRO
 ) -> dict:               # category -> Metrics
     "Metrics within every category."
     found = {}
     for category, pile in by_category(samples).items():
-        masks = np.stack([sample.mask for sample in pile])
-        labels = np.array([sample.anomalous for sample in pile])
-        found[category] = evaluate(maps[pile.numbers], masks, scores[pile.numbers], limits=limits, labels=labels)
+        clouds, labels = isinstance(maps, list), np.array([sample.anomalous for sample in pile])
+        masks = [cloud.labels for cloud in pile] if clouds else np.stack([sample.mask for sample in pile])
+        mine = [maps[i] for i in pile.numbers] if clouds else maps[pile.numbers]
+        found[category] = evaluate(mine, masks, scores[pile.numbers], limits=limits, labels=labels)
     return found
 
 
@@ -127,8 +129,9 @@ def evaluate_each(
     **weights,               # of `fuse`
 ) -> dict:                   # category -> Metrics
     "A detector's metrics within every category."
-    maps = detector.fuse(detector.components(samples, cache=cache), **weights)
-    return evaluate_maps(maps, detector.image_scores(maps), samples, limits)
+    parts = detector.components(samples, cache=cache)
+    maps = detector.fuse(parts, **weights)
+    return evaluate_maps(maps, asked(detector.image_scores, maps, parts, weights), samples, limits)
 
 
 def mean_metrics(

@@ -15,6 +15,7 @@ from ..detectors.base import create_detector
 from .protocols import (COLOURS, Study, as_splits, few_shot, figure_png, fingerprint, need_weights,
                                            record_of, versions_here)
 from ..scoring.aupro import pro_curve
+from ..scoring.evaluator import asked
 
 # %% auto #0
 __all__ = ['STREAM_ROWS', 'RULE_ROWS', 'LIMIT_METRICS', 'Measured', 'compare_fusions', 'lambda_rows', 'lambda_figure',
@@ -38,9 +39,9 @@ class Measured:
         "That of the detector."
         return self.detector.fuse(components, **weights)
 
-    def image_scores(self, maps):
+    def image_scores(self, maps, components=None, **weights):
         "Those of the detector."
-        return self.detector.image_scores(maps)
+        return asked(self.detector.image_scores, maps, components, weights)
 
 
 def compare_fusions(

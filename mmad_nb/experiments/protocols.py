@@ -30,6 +30,7 @@ from ..data import AnomalyShapeNet, Eyecandies, MVTec3D, Real3D
 from ..detectors.base import create_detector, load_detector
 from ..scoring.aupro import as_numpy, aupro, is_ragged, region_weights, split_scores
 from ..scoring.evaluate import LIMITS, evaluate
+from ..scoring.evaluator import asked
 from ..scoring.fusion import image_score, scale_maps
 
 # %% auto #0
@@ -549,8 +550,9 @@ def record_of(
 ) -> dict:
     "Test one category: metrics by all rules, and by kind of defect."
     start = time.perf_counter()
-    maps = detector.fuse(detector.components(samples, cache=cache), **weights)
-    scores = detector.image_scores(maps)
+    parts = detector.components(samples, cache=cache)
+    maps = detector.fuse(parts, **weights)
+    scores = asked(detector.image_scores, maps, parts, weights)
     seconds = (time.perf_counter() - start) / len(samples)
     masks = [s.labels for s in samples] if is_ragged(maps) else np.stack([sample.mask for sample in samples])
     part = lambda values, some: [values[i] for i in some] if isinstance(values, list) else values[some]

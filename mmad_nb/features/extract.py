@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 from ..core.runtime import DataError, DiskCache, content_hash, progress, read_tensors
+from ..data.sample import Cloud
 from .image import ImageEncoder, bilinear
 from .points import PointEncoder, interpolation
 
 # %% auto #0
 __all__ = ['TENSORS', 'LARGE', 'Mixing', 'smoothing', 'image_matrix', 'point_matrix', 'Features', 'encode_batch', 'encoder_key',
-           'sample_hash', 'PairRecipe', 'PictureFeatures', 'PictureRecipe', 'FeatureSet', 'check_room', 'nothing',
-           'extract', 'collect', 'pixel_recipe', 'PixelPanel']
+           'sample_hash', 'size_of', 'PairRecipe', 'PictureFeatures', 'PictureRecipe', 'FeatureSet', 'check_room',
+           'nothing', 'extract', 'collect', 'pixel_recipe', 'PixelPanel']
 
 # %% ../../nbs/features/07_extract.ipynb #eee64055
 @dataclass(frozen=True, eq=False)
@@ -204,10 +205,18 @@ def encoder_key(
 
 
 def sample_hash(
-    sample,   # a Sample
+    sample,   # a Sample or a Cloud
 ) -> str:     # 16 hexadecimal digits
-    "Changes with any number in the sample's photo, points or validity."
+    "Changes with any number in the capture's photo, points, validity, normals or colours; not with its labels."
+    if isinstance(sample, Cloud): return content_hash("cloud", sample.points, sample.normals, sample.colors)
     return content_hash(sample.rgb, sample.xyz, sample.valid)
+
+
+def size_of(
+    sample,    # a Sample or a Cloud
+) -> tuple:    # (H, W), or of a cloud (n,)
+    "How much there is to be scored."
+    return (len(sample),) if isinstance(sample, Cloud) else sample.size
 
 # %% ../../nbs/features/07_extract.ipynb #26732b9b
 class PairRecipe:
@@ -363,7 +372,7 @@ def _encode_into(cache, spare, samples, batches, recipe, note, bar):
                 bar.set_postfix_str(check_room(store.folder, entry, left, temporary))
             left -= 1
             bar.update()
-            yield str(store.path(key)), sample.size, note(sample, features)
+            yield str(store.path(key)), size_of(sample), note(sample, features)
 
 
 def nothing(sample, features): "The note of those who need none."

@@ -185,9 +185,11 @@ def encode_image(self: ClipEncoder,
     blocks: Sequence[int] = (), # taps: numbers of the blocks to read, from 0
     vv: int | None = None,      # patches from a V-V stream that starts at this block; None: from the original path
     grad: bool = False,         # keep what a backward pass needs
+    tap: int | None = None,     # patches after this block; None: after the last
 ) -> ImageFeatures:
     "The vectors of pictures and of their patches."
-    self._check(rgb, (*blocks, *(() if vv is None else (vv,))))
+    self._check(rgb, (*blocks, *(number for number in (vv, tap) if number is not None)))
+    last = self.depth - 1 if tap is None else tap
     with torch.set_grad_enabled(grad):
         x, stream, taps = self.embed_image(rgb), None, {}
         for number, block in enumerate(self.image_blocks):
@@ -195,8 +197,8 @@ def encode_image(self: ClipEncoder,
                 stream = (x if stream is None else stream) + value_attention(block, block.ln_1(x))
             x = block(x)
             if number in blocks: taps[number] = self.as_map(self.model.visual.ln_post(x))
+            if number == last: patches = self.as_map(self.project_image(x if stream is None else stream))
         image = self.project_image(x[:, 0]).float()
-        patches = self.as_map(self.project_image(x if stream is None else stream))
     return ImageFeatures(image, patches, tuple(taps[b] for b in blocks))
 
 # %% ../../nbs/features/03_text.ipynb #4f3f5267

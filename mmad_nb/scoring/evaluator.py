@@ -5,6 +5,7 @@
 # %% ../../nbs/scoring/04_evaluator.ipynb #4421e8ca
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from .evaluate import (LIMITS, Metrics, as_points, image_labels, image_metrics, 
 
 # %% auto #0
 __all__ = ['two_sensors', 'Buckets', 'choose_buckets', 'count_few', 'tally', 'flag', 'one_core_threads', 'share_out',
-           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'blocks', 'one_each',
+           'count_ties', 'count_sorted', 'count_by_buckets', 'Evaluator', 'as_float', 'blocks', 'one_each', 'asked',
            'sorting_pays', 'AnomalyMetrics', 'BlendPanel']
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a19d7e00
@@ -339,12 +340,23 @@ def _check_components(self: Evaluator,
         raise DataError("maps", f"shape {found}", f"{wanted}, that of the masks", "Resize one of them.")
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #a80c55fa
+def asked(
+    score,       # function of maps; or of maps, `components` and weights
+    maps,        # (B,H,W); of clouds a list of (n,)
+    components,  # what these maps were fused from
+    weights,     # with which
+):               # (B,)
+    "What a scoring function says."
+    more = "components" in inspect.signature(score).parameters
+    return score(maps, components=components, **weights) if more else score(maps)
+
+
 @patch
 def fused(self: Evaluator,
     components,     # mapping from names to (N,H,W) tensors; a dict, or such that components[2:5] is three of the images
     fuse,           # function of components and weights: (N,H,W); each image on its own
     weights: dict,  # for `fuse`
-    *scores,        # K functions of (B,H,W) maps that give (B,), each image on its own
+    *scores,        # K functions of (B,H,W) maps, perhaps of `components` and weights too, that give (B,), each image on its own
     room=None,      # (N,H,W) tensor to write into, if its type and device fit; else a new one is made
 ) -> tuple:         # (N,H,W) tensor, or of clouds a list of N (n,); (K,N) float64 tensor
     "The maps that these weights give, and their scores."
@@ -362,9 +374,10 @@ def fused(self: Evaluator,
 
     def work(images):
         "Fuse some of the images into their place, and score them."
-        some = room[self.span(images)].copy_(self._joined(fuse(part(images), **weights), images))
+        given = part(images)
+        some = room[self.span(images)].copy_(self._joined(fuse(given, **weights), images))
         some = per_image(some, self.sizes and self.sizes[images])
-        for row, score in zip(numbers, scores): row[images] = one_each(score(some), len(some))
+        for row, score in zip(numbers, scores): row[images] = one_each(asked(score, some, given, weights), len(some))
 
     self.per_block(work, first.device)
     return per_image(room, self.sizes), numbers
