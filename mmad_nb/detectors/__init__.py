@@ -6,8 +6,9 @@ from .cfm import CFM
 from .cmds import CMDS
 from .memory_bank import MemoryBank
 from .per_category import PerCategory, evaluate_each, evaluate_maps, mean_metrics
+from .pointad import PointAD
 from .text_guided import TextGuided
 
-__all__ = ["CFM", "CMDS", "Chosen", "Components", "Detector", "MemoryBank", "Option", "PairDetector", "PerCategory", "Stage", "TextGuided", "Weight",
+__all__ = ["CFM", "CMDS", "Chosen", "Components", "Detector", "MemoryBank", "Option", "PairDetector", "PerCategory", "PointAD", "Stage", "TextGuided", "Weight",
            "WeightPanel", "by_category", "create_detector", "evaluate_each", "evaluate_maps", "list_detectors", "load_detector",
            "mean_metrics", "register", "weight_control"]

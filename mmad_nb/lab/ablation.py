@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -253,12 +254,14 @@ def component_strip(
 def as_code(
     weights: dict,        # name -> value
     clouds: bool = False, # whether the samples are clouds
+    more: bool = False,   # whether the detector's scores look at the components, too
 ) -> str:
     "The lines that give this result outside of the lab."
     named = "".join(f", {name}={value!r}" for name, value in weights.items())
-    return (f"maps = detector.fuse(detector.components(samples){named})\n"
+    parts, asked = ("parts", f"maps, parts{named}") if more else ("detector.components(samples)", "maps")
+    return ("parts = detector.components(samples)\n" * more + f"maps = detector.fuse({parts}{named})\n"
             f"print(evaluate(maps, {'[s.labels for s in samples]' if clouds else 'np.stack([s.mask for s in samples])'}, "
-            "detector.image_scores(maps)))")
+            f"detector.image_scores({asked})))")
 
 
 def free_name(
@@ -539,7 +542,7 @@ def show_cloud(self: AblationLab):
 def show_numbers(self: AblationLab):
     "Scores, metrics, and the setting as code."
     self.strip.show(np.asarray(self.result.scores), self.sample.value)
-    self.code.value = as_code(self.weights, not self.photos)
+    self.code.value = as_code(self.weights, not self.photos, "components" in signature(self.detector.image_scores).parameters)
     self.table.value = metric_table(self.result.metrics, self.default.metrics)
     self.show_curve()
 
