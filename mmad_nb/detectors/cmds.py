@@ -171,7 +171,7 @@ class CMDS(PairDetector):
         "est_target": Option("est", "What Ψ_3D of the estimated stream is held against; 'real' as the release.", choices=("est", "real")),
         "release_scores": Option(False, "Image score of the release: largest value / sqrt(mean of the nonzero ones)."),
     }
-    presets = {"tiny": {"steps": 800, "batch_size": 1, "lr": 2e-3, "draws": 1},
+    presets = {"tiny": {"steps": 200, "batch_size": 1, "lr": 2e-3, "draws": 1},
                "paper": {"steps": 3000, "batch_size": 2, "lr": 1e-4, "draws": 2}}
     weights, blocks = CMDS_WEIGHTS, LAYERS
 

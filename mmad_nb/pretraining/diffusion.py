@@ -40,7 +40,7 @@ def kept_share(
 def noised(
     clean: torch.Tensor,  # (B,C,h,w) x₀
     noise: torch.Tensor,  # (B,C,h,w) ε
-    t: torch.Tensor,      # (B,) level, 0 to T-1
+    t: torch.Tensor,      # (B,) level, 0 to T-1: level t+1 of the formula
     kept: torch.Tensor,   # (T,) ᾱ
 ) -> torch.Tensor:        # (B,C,h,w) x_t
     "The picture with the noise of level t."
