@@ -32,11 +32,13 @@ class LowRank(nn.Module):
     ):
         super().__init__()
         if not isinstance(linear, nn.Linear):
-            raise DataError("LowRank", f"a {type(linear).__name__}", "a linear map", "Each is changed once: start from the frozen encoder.")
+            raise DataError("LowRank", f"a {type(linear).__name__}", "a linear map",
+                            "Each is changed once: start from the frozen encoder.")
         d_out, d_in = linear.weight.shape
         if not isinstance(rank, int) or not 0 < rank <= min(d_in, d_out) or not alpha > 0 or not 0 <= dropout < 1:
             raise DataError("LowRank", f"rank {rank!r}, alpha {alpha!r}, dropout {dropout!r}",
-                            f"a rank from 1 to {min(d_in, d_out)}, alpha above 0, dropout from 0 to below 1", "The release takes 8, 16 and 0.1.")
+                            f"a rank from 1 to {min(d_in, d_out)}, alpha above 0, dropout from 0 to below 1",
+                            "The release takes 8, 16 and 0.1.")
         object.__setattr__(self, "linear", linear)    # not as a submodule: its weights are not ours to learn or to save
         self.gamma, self.dropout, on = alpha / rank, nn.Dropout(dropout), linear.weight.device
         self.A = nn.Parameter(torch.empty(rank, d_in).uniform_(-d_in ** -.5, d_in ** -.5).to(on))
@@ -157,7 +159,8 @@ def consistency_loss(
 ) -> torch.Tensor:             # (), from 0 to 1 for cosines that are not negative
     "How far the views of an object are from their mean."
     if axis not in ("features", "views"): raise unknown_name("axis", axis, ["features", "views"])
-    if whole.ndim != 3: raise DataError("consistency_loss", f"shape {tuple(whole.shape)}", "(objects, views, entries)", "Of one object: whole[None].")
+    if whole.ndim != 3:
+        raise DataError("consistency_loss", f"shape {tuple(whole.shape)}", "(objects, views, entries)", "Of one object: whole[None].")
     mean = whole.mean(1, keepdim=True).expand_as(whole)
     return 1 - F.cosine_similarity(whole, mean, dim=-1 if axis == "features" else 1).mean()
 
@@ -177,7 +180,8 @@ class AttentionPanel:
         self.row, self.column, self.back = slider("row", side - 1), slider("column", side - 1), W.Checkbox(description="back")
         self.left, self.right, self.label = W.Image(width=280), W.Image(width=280), W.HTML()
         for control in (self.case, self.view, self.row, self.column, self.back): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.case, self.view]), W.HBox([self.row, self.column, self.back]), self.label, W.HBox([self.left, self.right])])
+        self.box = W.VBox([W.HBox([self.case, self.view]), W.HBox([self.row, self.column, self.back]), self.label,
+                           W.HBox([self.left, self.right])])
         self.refresh()
 
     def refresh(self, change=None):
@@ -196,4 +200,5 @@ class AttentionPanel:
         right = .35 * right[:len(strength), :len(strength)] + .65 * colormaps["magma"](strength)[..., :3]
         for image, picture in ((self.left, left), (self.right, right)): image.value = png_bytes((picture * 255).astype(np.uint8))
         to = divmod(int(self.map.argmax()), side)
-        self.label.value = f"looks most at row {to[0]}, column {to[1]}: <b>{self.map.max():.1%}</b>; all patches together {self.map.sum():.0%}, the rest at the whole picture"
+        self.label.value = (f"looks most at row {to[0]}, column {to[1]}: <b>{self.map.max():.1%}</b>; "
+                            f"all patches together {self.map.sum():.0%}, the rest at the whole picture")
