@@ -18,8 +18,8 @@ from ..scoring.aupro import pro_curve
 from ..scoring.evaluator import asked
 
 # %% auto #0
-__all__ = ['STREAM_ROWS', 'RULE_ROWS', 'LIMIT_METRICS', 'Measured', 'compare_fusions', 'lambda_rows', 'lambda_figure',
-           'pro_figure', 'ZoomPanel']
+__all__ = ['STREAM_ROWS', 'RULE_ROWS', 'TRAINED_ROWS', 'LIMIT_METRICS', 'Measured', 'compare_fusions', 'lambda_rows',
+           'lambda_figure', 'pro_figure', 'ZoomPanel']
 
 # %% ../../nbs/experiments/05_dual_stream.ipynb #8e9a4069
 class Measured:
@@ -78,6 +78,8 @@ def compare_fusions(
 # %% ../../nbs/experiments/05_dual_stream.ipynb #43ebc500
 STREAM_ROWS = {"both streams": {}, "w/o estimated stream": {"streams": "real"}, "w/o real stream": {"streams": "est"}}  # Table 3
 RULE_ROWS = {"2D": {"rule": "2D"}, "3D": {"rule": "3D"}, "add": {"rule": "add"}, "max": {"rule": "max"}, "mul": {"rule": "mul"}}  # Table 4
+TRAINED_ROWS = {"MLP": {"mapper": "mlp"},                                                       # Table 3; options, not weights
+                **{f"{n} generated": {"augment": True, "generated": n} for n in (1, 3, 5)}}     # the release's own table
 LIMIT_METRICS = ("aupro@10", "aupro@5", "aupro@1")  # Table 5
 
 
