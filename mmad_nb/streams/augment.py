@@ -60,11 +60,11 @@ def first_photos(
 
 # %% ../../nbs/streams/02_augment.ipynb #3dda5126
 def updated(
-    weight: torch.Tensor,  # (d,k) W₀, frozen
+    weight: torch.Tensor,  # (d,m) W₀, frozen
     B: torch.Tensor,       # (d,r)
-    A: torch.Tensor,       # (r,k)
+    A: torch.Tensor,       # (r,m)
     alpha: float,          # the change is multiplied by alpha / r
-) -> torch.Tensor:         # (d,k)
+) -> torch.Tensor:         # (d,m)
     "W of equation 2."
     return weight + alpha / len(A) * B @ A
 
