@@ -147,7 +147,7 @@ class ViewsPanel:
         self.view = W.SelectionSlider(options=[(name, i) for i, name in enumerate(self.views.names)], description="view")
         kinds = [k for k in ("shade", "depth", "color", "label") if getattr(self.views, k) is not None]
         self.kind = W.ToggleButtons(options=kinds, description="picture", style=dict(button_width="60px"))
-        self.paint = W.ToggleButtons(options=PAINTS, description="points", style=dict(button_width="120px"))
+        self.paint = W.ToggleButtons(options=PAINTS, description="points", style=dict(button_width="150px"))
         eyes = self.views.eyes.cpu().numpy()
         reach = float(np.linalg.norm(np.ptp(cloud.points, axis=0)))
         self.scene.show(cloud.points, paint(self.views, 0, labels=cloud.labels))
