@@ -185,10 +185,10 @@ HIDING = 5 / 3    # wide discs, as a multiple of the fine ones
 
 
 def depth_of(
-    keys: torch.Tensor,  # int64
-) -> torch.Tensor:       # the same shape, float32; NaN where `EMPTY`
-    "The depth that a key was made from."
-    return (keys >> 32).int().view(torch.float32)
+    keys: torch.Tensor,  # (...,M) int64
+) -> torch.Tensor:       # (...,M) float32, a view of the same memory; NaN where `EMPTY`
+    "The depth that a key was made from: the upper half of its bits."
+    return keys.view(torch.float32)[..., 1::2]                 # the lower half comes first on all machines of today
 
 
 def hide(
@@ -197,7 +197,7 @@ def hide(
     tolerance: torch.Tensor,  # broadcast: how much deeper the fine picture may be
 ) -> torch.Tensor:            # (V,S,S) keys
     "The fine picture without looks through holes."
-    through = depth_of(fine) > depth_of(wide).add_(tolerance)  # never where it is empty: NaN is not larger
+    through = depth_of(fine) > depth_of(wide) + tolerance      # never where it is empty: NaN is not larger
     return torch.where(through, wide, fine)
 
 # %% ../../nbs/views/01_render.ipynb #96bf57f9
