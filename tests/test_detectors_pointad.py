@@ -162,6 +162,8 @@ def test_exact_aupro_and_the_lines_own_pro_never_share_a_name(fitted, parts, unk
 
 def test_losses_against_loops(vectors):
     items = [random_item(n, anomalous=bool(n % 2)) for n in range(2)]
+    for item in items: item.labels[0] = True                        # -1 in `owner` is nobody, not the first or the last point
+    for item in items: item.labels[-1] = True
     found, views, points, maps, masks = view_losses(vectors, items), [], [], [], []
     for features, labels, _ in items:
         upper = enlarged(similarity_maps(features.patches[:3], vectors), 8)
@@ -245,7 +247,8 @@ def test_the_lines_that_the_lab_shows_give_its_scores(fitted, parts, unknown):
 def test_clouds(fitted, clouds):
     found = fitted.components(clouds)
     assert set(found) == {"points", "near", "view"} and found.sizes == (500, 500, 500)
-    raw, half, near = (fitted.fuse(found, blur=b) for b in (0., 2., 4.))
+    raw, half, near, more = (fitted.fuse(found, blur=b) for b in (0., 2., 4., 12.))
+    for one, other in zip(near, more): torch.testing.assert_close(one, other)           # no more than the mean of the neighbours
     apart = found.apart(found["near"])
     for i in range(3):
         torch.testing.assert_close(half[i], (raw[i] + near[i]) / 2), torch.testing.assert_close(near[i], apart[i])
