@@ -160,6 +160,8 @@ def test_sampling_is_deterministic_and_knows_no_global_state():
     assert torch.equal(index, same) and all(torch.equal(a, b) for x, y in zip(plan, again) for a, b in zip(x, y))
     assert torch.allclose(plan.points[0][0], P.unit_sphere(points)[index]) and len(index) == 3000
     assert torch.equal(P.choose_points(10, 4), P.choose_points(10, 10)[:4]) and len(P.choose_points(10, 3000)) == 10
+    assert len(index.unique()) == 3000 and torch.equal(P.choose_points(50, 3000).sort().values, torch.arange(50))   # none twice
+    assert P.unit_sphere(points).norm(dim=1).max() == pytest.approx(1) and P.unit_sphere(points).mean(0).abs().max() < 1e-5
     other = P.tiny_pointnet2().plan(points, seed=1)[1]
     assert not torch.equal(other, index) and len(P.tiny_pointnet2().plan(points, count=1500)[1]) == 1500
 
