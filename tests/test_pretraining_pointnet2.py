@@ -166,3 +166,73 @@ def test_surface_panel():
     r, g, b = (P.NAME_COLOURS[panel.one.names[0]] * 255).astype(int)
     assert int(panel.view.points.colors[0]) == (r << 16) + (g << 8) + b
     assert panel.label.value.startswith(f"{(panel.guess == panel.one.names).float().mean():.0%}")
+
+
+def test_every_name_by_its_curvatures():
+    bent = torch.tensor([[1.9, -1.9], [4, 0], [0, -4], [3, 2.5], [-3, -5], [5, -5], [4, 0], [-3, -5]])
+    moved = torch.tensor([0, 0, 0, 0, 0, .005, .02, -.02])
+    assert [P.SURFACES[n] for n in P.surface_names(bent, moved)] == ["flat", "ridge", "rut", "peak", "pit", "saddle", "raised", "sunken"]
+
+
+def test_raised_in_a_capture_is_nearer_to_the_sensor():
+    "Along the same line of sight the damaged surface lies in front of the twin where it was raised, behind it where sunken."
+    signs = []
+    for seed in range(6):
+        points, twin, _, moved = P.damaged_capture("brick", np.random.default_rng(seed), 5, 8000)
+        direction = lambda p: p / np.linalg.norm(p, axis=1, keepdims=True)
+        for p, m in zip(points, moved):
+            if not abs(m) > .002: continue                                               # more than 2 mm; not NaN
+            q = twin[(direction(twin) @ direction(p[None])[0]).argmax()]
+            signs.append(np.sign(q[2] - p[2]) == np.sign(m))
+    assert len(signs) > 50 and np.mean(signs) > .95
+
+
+def made(monkeypatch, scale=1., unknown=0):
+    "A lesson of a fixed body, as if it had been measured in another unit, with movements of some points unknown."
+    points, twin, normals, moved = P.damaged_solid(np.random.default_rng(5), 3, 3000)
+    moved = np.where(np.arange(3000) < unknown, np.nan, moved * scale)
+    with monkeypatch.context() as patched:
+        patched.setattr(P, "damaged_solid", lambda rng, defects: (points * scale, twin * scale, normals, moved))
+        return P.surface_lesson(P.BODY, 1, noise=0.)
+
+
+def test_names_do_not_depend_on_the_unit_and_unknown_stays_unknown(monkeypatch):
+    metres, millimetres = made(monkeypatch, 1.), made(monkeypatch, 1000.)
+    assert (metres.names == millimetres.names).float().mean() > .999 and len(metres.names.unique()) > 4
+    assert (made(monkeypatch, unknown=400).names == -1).sum() == 400 and not (metres.names == -1).any()
+
+
+def test_the_loss_is_what_it_says(lessons):
+    "Weighted cross-entropy plus twice the weighted alarm, once more with torch's own losses."
+    net, alarm, log = P.fresh_pointnet2(), P.Alarm(), []
+    torch.manual_seed(0)
+    total, count = P.surface_loss(net, alarm, lessons, 0, torch.float32, log)([3, 5])
+    plan, names = P.surface_batch(lessons, [3, 5], 0)
+    torch.manual_seed(0)
+    local = net.train()(plan)[0]
+    known, weight = names >= 0, P.name_weights(lessons)
+    of_names = F.cross_entropy(net.classify(local)[known], names[known], weight, reduction="sum")
+    of_alarm = F.binary_cross_entropy_with_logits(alarm(local)[known], (names[known] >= 6).float(), weight[names[known]], reduction="sum")
+    assert total.item() == pytest.approx((of_names + 2 * of_alarm).item(), rel=1e-4) and count == known.sum()
+    assert log[0][:2] == pytest.approx([of_names.item() / int(count), of_alarm.item() / int(count)], rel=1e-4)
+
+
+def test_rare_names_count_more(lessons):
+    from dataclasses import replace
+    hand = replace(lessons[0], names=torch.tensor([0] * 90 + [7] * 10))
+    assert torch.allclose(P.name_weights([hand])[[0, 7]], torch.tensor([5 / 6, 2.5]), atol=1e-4)
+
+
+def test_batches_are_turned_and_nothing_else(lessons):
+    plan, _ = P.surface_batch(lessons[:1], [0, 1], 0)
+    own = lessons[0].plan.points[0][0]
+    for one in plan.points[0]:
+        assert not torch.allclose(one, own, atol=.05) and torch.allclose(one @ one.T, own @ own.T, atol=1e-4)
+    assert not torch.allclose(plan.points[0][0], plan.points[0][1], atol=.05)
+
+
+def test_training_begins_with_offsets_that_count():
+    plain, begun = tiny_pointnet2(3), P.fresh_pointnet2(3)
+    for n, radius in enumerate((.1, .2, .4, .8)):
+        a, b = (getattr(net, f"sa{n + 1}").mlp_convs[0].weight for net in (plain, begun))
+        assert torch.allclose(b[:, :3], a[:, :3] / radius, atol=1e-6) and torch.allclose(b[:, 3:], a[:, 3:] * (.1 if n == 0 else 1))
