@@ -17,7 +17,6 @@ from ..core.runtime import DataError, png_bytes
 from ..core.training import drawn_from
 from ..features.text import ClipEncoder
 from ..features.zoo import read_checkpoint
-from ..scoring.fusion import png
 
 # %% auto #0
 __all__ = ['WORDS', 'LearnablePrompts', 'put_in', 'similarity', 'similarity_maps', 'enlarged', 'check_masks', 'focal_loss',
@@ -211,9 +210,10 @@ class PromptsPanel:
 
     def refresh(self, change=None):
         "Compare again and show."
+        from matplotlib import colormaps
         n, vectors, tau = self.sample.value, self.ways[self.way.value], self.temperature.value
         self.map = enlarged(similarity_maps(self.patches[n:n + 1], vectors, tau), 224)[0, 1]
         self.whole = similarity(self.images[n], vectors, tau).softmax(-1)[1].item()
         self.photo.value = png_bytes((self.samples[n].rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
-        self.view.value = png(self.map, 1.)
+        self.view.value = png_bytes(colormaps["magma"](self.map.detach().numpy(), bytes=True)[..., :3])
         self.label.value = f"whole picture: <b>{self.whole:.2f}</b>, largest pixel: <b>{self.map.max().item():.2f}</b>"
