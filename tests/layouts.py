@@ -1,4 +1,5 @@
-"""Small data sets in the layouts as published, written from scratch into a temporary folder."""
+"""Small data sets and models in the layouts as published, written from scratch into a temporary folder."""
+import json
 import struct
 from pathlib import Path
 
@@ -143,3 +144,27 @@ def write_roads(root, frames=(1, 2, 3, 4, 5), name="dataset2", shape=(60, 90)) -
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path)
     return Path(root)
+
+
+def write_stable_diffusion(folder, kind) -> Path:
+    "A random, very small Stable Diffusion, written as the real one is published."
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    letters = [chr(c) for c in range(97, 123)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+    torch.manual_seed(0)
+    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                                        max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1))
+    unet = UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+                                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                                cross_attention_dim=16, attention_head_dim=2, use_linear_projection=True)
+    vae = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 8),
+                        latent_channels=4, norm_num_groups=4)
+    scheduler = PNDMScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", prediction_type=kind, skip_prk_steps=True, steps_offset=1)
+    StableDiffusionImg2ImgPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
+                                   feature_extractor=None, requires_safety_checker=False).save_pretrained(folder / kind)
+    return folder / kind

@@ -281,6 +281,20 @@ def test_stable_diffusion_needs_a_name_and_is_told_the_category(monkeypatch):
     assert second[:2] == ("tiny_diffusion", None) and nothing == {}
 
 
+def test_paper_parts_from_published_folders(tmp_path, monkeypatch):
+    "Marigold and Stable Diffusion, small and random, read from folders in their published layouts: the road that encoders='paper' takes."
+    from layouts import write_stable_diffusion
+    from mmad_nb.streams.augment import StableDiffusion
+    from mmad_nb.streams.estimator import create_estimator, write_tiny_marigold
+    monkeypatch.setattr(StableDiffusion, "defaults", {"steps": 1, "lr": 1e-4, "batch_size": 1})   # the real one takes 1000
+    estimator = create_estimator("marigold-normals-v1-1", write_tiny_marigold(tmp_path / "marigold"), "cpu", steps=1, ensemble=1, resolution=64)
+    detector = make((small(), estimator), augment=True, generated=1, generator="stable-diffusion-2-1", steps=1,
+                    generator_weights=str(write_stable_diffusion(tmp_path, "v_prediction"))).fit(GOOD[:1])
+    parts = detector.components([BAD])
+    assert set(parts) == {"rgb_real", "rgb_est", "xyz_real", "xyz_est"} and all(values.isfinite().all() for values in parts.values())
+    assert "Marigold" in detector.provenance and detector.stages()[1].samples == 2
+
+
 def test_a_real_generator_makes_the_twins(tmp_path):
     detector = make(augment=True, generated=2, generator="tiny_diffusion", steps=1).fit(GOOD[:1], cache=tmp_path)
     assert detector.stages()[1].samples == 3 and set(detector.components([BAD])) == {"rgb_real", "rgb_est", "xyz_real", "xyz_est"}
