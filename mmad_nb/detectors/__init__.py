@@ -2,6 +2,7 @@
 from .base import (Chosen, Components, Detector, Option, Weight, WeightPanel, by_category, create_detector, list_detectors, load_detector,
                    register, weight_control)
 from .frozen import PairDetector, Stage
+from .gs_clip import GSCLIP
 from .cfm import CFM
 from .cmds import CMDS
 from .memory_bank import MemoryBank
@@ -9,6 +10,6 @@ from .per_category import PerCategory, evaluate_each, evaluate_maps, mean_metric
 from .pointad import PointAD
 from .text_guided import TextGuided
 
-__all__ = ["CFM", "CMDS", "Chosen", "Components", "Detector", "MemoryBank", "Option", "PairDetector", "PerCategory", "PointAD", "Stage", "TextGuided", "Weight",
+__all__ = ["CFM", "CMDS", "Chosen", "Components", "Detector", "GSCLIP", "MemoryBank", "Option", "PairDetector", "PerCategory", "PointAD", "Stage", "TextGuided", "Weight",
            "WeightPanel", "by_category", "create_detector", "evaluate_each", "evaluate_maps", "list_detectors", "load_detector",
            "mean_metrics", "register", "weight_control"]

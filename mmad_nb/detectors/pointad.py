@@ -93,17 +93,23 @@ class ViewRecipe:
             yield self.restore(lookup(n, lambda: self.compute(capture)) if lookup else self.compute(capture), size_of(capture))
 
     def compute(self, capture) -> dict:
-        "The tensors of one capture; renders and photo share a pass through the encoder."
+        "The tensors of one capture."
+        return self.told(*self.look(capture))
+
+    def look(self, capture) -> tuple:
+        "The views of a capture, and its photo as a picture for the encoder (n,3,S,S); n = 0 without one."
         cloud, size = capture.cloud() if isinstance(capture, Sample) else capture, self.encoder.size
         views = render(replace(with_normals(cloud), labels=None), self.angles, size, device=str(self.encoder.mean.device))
-        pictures = getattr(views, self.picture)
-        if pictures is None: raise DataError(f"cloud {cloud.id!r}", "no colours", "coloured points", 'Take picture="shade".')
-        if self.photo and isinstance(capture, Sample):
-            photo = torch.from_numpy(capture.rgb)[None]
-            if capture.size != (size, size):
-                photo = F.interpolate(photo, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-            pictures = torch.cat([pictures, photo.to(pictures)])
-        said = self.encoder.encode_image(pictures, vv=self.vv, tap=self.tap)
+        if getattr(views, self.picture) is None:
+            raise DataError(f"cloud {cloud.id!r}", "no colours", "coloured points", 'Take picture="shade".')
+        photo = torch.from_numpy(capture.rgb)[None] if self.photo and isinstance(capture, Sample) else torch.zeros(0, 3, size, size)
+        if len(photo) and capture.size != (size, size):
+            photo = F.interpolate(photo, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+        return views, photo.to(views.shade)
+
+    def told(self, views, photo) -> dict:
+        "What the encoder says about them, in one pass, and where each point lies."
+        said = self.encoder.encode_image(torch.cat([getattr(views, self.picture), photo]), vv=self.vv, tap=self.tap)
         found = {"image": said.image, "patches": said.patches, "owner": views.owner.int(), "place": views.pixel.short(),
                  "visible": views.visible, "points": views.points}
         return {name: value.cpu() for name, value in found.items()}

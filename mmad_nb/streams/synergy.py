@@ -111,16 +111,17 @@ class SRM(nn.Module):
         inner: int = 256,       # c, entries of a key and of a value
         seed: int = 0,          # of the weights before training
         alone: bool = False,    # True: every token meets only its counterpart, a sequence of one (release)
+        voice: float = .1,      # s: how loud the change is beside the render's token
     ):
         super().__init__()
-        self.alone = alone
+        self.alone, self.voice = alone, voice
         with drawn_from(seed):
             self.f1, self.value_r, self.value_d = (nn.Linear(dim, inner) for _ in range(3))
             join = lambda: nn.Sequential(nn.Linear(2 * inner, inner), nn.GELU(), nn.Linear(inner, dim))
             self.whole, self.patch = join(), join()
         self.f2 = copy.deepcopy(self.f1)        # at first alike looks at alike
         with torch.no_grad():
-            for last in (self.whole[2], self.patch[2]): last.weight.mul_(.1), last.bias.zero_()
+            for last in (self.whole[2], self.patch[2]): last.bias.zero_()
 
     def forward(self,
         render: ImageFeatures,  # of B renders
@@ -137,7 +138,7 @@ class SRM(nn.Module):
         e_r, e_d, scores = two_way_attention(*given)
         both = torch.cat([e_r, e_d], -1).view(*f_r.shape[:2], -1)
         change = torch.cat([self.whole(both[:, :1]), self.patch(both[:, 1:])], 1)
-        G = F.normalize(f_r + change, dim=-1)
+        G = F.normalize(f_r + self.voice * change, dim=-1)
         return Refined(G[:, 0], G[:, 1:].mT.unflatten(2, render.patches.shape[2:]), scores)
 
 # %% ../../nbs/streams/03_synergy.ipynb #1642156d
