@@ -4,7 +4,7 @@
     python benchmarks/gs_clip.py --seeds 3 --each 4 --photo
 
 Learned from the auxiliary categories of the forge, tested on the sample categories; metrics within each category, averaged.
-Stage 1 is trained once for each kind of prompts and seed, and stage 2 continues from it, so that rows differ in one thing.
+Stage 1 is trained once for each seed, and stage 2 continues from it, so that rows differ in one thing.
 """
 import argparse
 import tempfile
@@ -54,7 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--each", type=int, default=1, help="flawless and defective captures of each category")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(10, 2), help="of both stages")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(5, 2), help="of both stages")
+    parser.add_argument("--prompts", default="geometry", choices=("geometry", "shape", "defect", "learned"))
     parser.add_argument("--photo", action="store_true", help="with the photo")
     parser.add_argument("--cache", help="folder to keep features in")
     options = parser.parse_args()
@@ -66,24 +67,23 @@ def main() -> None:
         cache = options.cache or own
         make = lambda **more: create_detector("gs_clip", device="cpu", photo=options.photo, **more)
         for seed in range(options.seeds):
-            prompts = {}
             def row(title, detector, curve, start):
                 "One line of the table."
                 values = " | ".join(f"{v:.3f}" for v in judged(detector, unknown, cache))
                 print(f"| {title} | {seed} | {curve[0]:.3f} to {curve[-1]:.3f} | {values} | {time.perf_counter() - start:.0f} s |", flush=True)
-            for kind in ("learned", "geometry"):
-                start, one = time.perf_counter(), make(prompts=kind, synergy=False, seed=seed)
-                curve = learned(one, 0, known, {}, options.epochs[0], cache)
-                prompts[kind] = {"prompts": {name: value.clone() for name, value in one.modules["prompts"].state_dict().items()}}
-                row(f"prompts {kind}, renders alone", one, curve, start)
-            for kind, fault in (("learned", "none"), *(("geometry", fault) for fault in ("none", *FAULTS))):
-                start, one = time.perf_counter(), make(prompts=kind, release=fault, seed=seed)
+            start, one = time.perf_counter(), make(prompts=options.prompts, synergy=False, seed=seed)
+            curve = learned(one, 0, known, {}, options.epochs[0], cache)
+            prompts = {"prompts": {name: value.clone() for name, value in one.modules["prompts"].state_dict().items()}}
+            row("renders alone", one, curve, start)
+            for fault in ("none", *FAULTS):
+                start, one = time.perf_counter(), make(prompts=options.prompts, release=fault, seed=seed)
                 if fault == "train_mode":                     # the training is the same, the test is not
                     one.begin([])
                     one.load_state(whole.state()); one.fitted = True
-                else: curve = learned(one, 1, known, prompts[kind], options.epochs[1], cache)
-                if (kind, fault) == ("geometry", "none"): whole = one
-                row(f"prompts {kind}, both towers" + (f", release {fault}" if fault != "none" else ""), one, curve, start)
+                else: curve = learned(one, 1, known, prompts, options.epochs[1], cache)
+                if fault == "none": whole, right = one, curve
+                if fault == "train_mode": curve = right
+                row("both towers" + (f", release {fault}" if fault != "none" else ""), one, curve, start)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,26 @@ def test_the_tower_learns_at_a_tenth(clip, known):
     assert {rates[id(p)] for p in one.modules["tower"].parameters()} == {.001}
 
 
+def test_each_stage_has_its_own_passes_and_rate(clip, known):
+    first, second = begun(clip, known, epochs=3, synergy_epochs=4, lr=.02, synergy_lr=.03)[0].stages()
+    assert (first.epochs, first.lr, second.epochs, second.lr) == (3, .02, 4, .03)
+
+
+def test_a_second_training_knows_nothing_of_the_first(clip, known):
+    "Sentences are kept during stage 2, by the number of the capture."
+    others = [forge_cloud("pear0", defect, seed=n, points=1200) for n, defect in enumerate(("good", "bulge"))]
+    twice = make(clip).fit(known).fit(others)
+    for name, value in make(clip).fit(others).state().items(): torch.testing.assert_close(twice.state()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_has_all_points_up_to_three_thousand(fitted):
+    from mmad_nb.detectors.gs_clip import plan_of
+    for count in (1200, 4000):
+        points = torch.rand(count, 3, generator=torch.Generator().manual_seed(0))
+        assert plan_of(points, fitted.grouping).points[0].shape[1] == min(count, 3000)
+    assert plan_of(points, None) is None
+
+
 def test_an_interrupted_training_ends_in_the_same_numbers(clip, known, tmp_path):
     whole = make(clip, epochs=2, synergy_epochs=2).fit(known)
     run = make(clip, epochs=2, synergy_epochs=2)
@@ -186,6 +206,8 @@ def test_parts_can_be_left_out(clip, known, unknown, prompts):
     one = make(clip, prompts=prompts, synergy=prompts != "shape").fit(known)
     assert set(one.modules) == ({"prompts"} if prompts == "shape" else {"prompts", "tower", "srm"})
     assert len(one.curve) == (1 if prompts == "shape" else 2)
+    kept = [name for name in ("shape", "defect") if getattr(one.modules["prompts"], name, None) is not None]
+    assert kept == ([] if prompts == "learned" else [prompts])
     assert one.components(unknown)["points"].shape == (1100,)
 
 
