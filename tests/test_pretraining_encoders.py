@@ -143,7 +143,7 @@ def test_objects_without_a_name():
 
 
 def test_packaged_weights_fit_in_the_wheel():
-    assert sum(os.path.getsize(path) for path in PACKAGED.iterdir()) < 40e6
+    assert sum(os.path.getsize(path) for path in PACKAGED.iterdir()) < 60e6   # what a wheel may carry
 
 
 def separation(kind, name, categories, defects):
