@@ -239,6 +239,7 @@ def trained_by_two(tmp_path, module):
         learned = detector(batch_size=3).fit(GOOD, accelerator=accelerator)
         assert accelerator.num_processes == 2
         if accelerator.is_main_process: learned.save({str(tmp_path / 'two')!r})
+        accelerator.wait_for_everyone(); accelerator.end_training()   # a process that just stops may abort over its open connections
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",

@@ -218,6 +218,7 @@ few = extract([hill(0)], image, points, accelerator=accelerator, cache={cache!r}
 assert len(few) == 1
 accelerator.wait_for_everyone()
 torch.save([{{n: getattr(f, n) for n in TENSORS}} for f in found], {folder!r} + f"/{{accelerator.process_index}}.pt")
+accelerator.wait_for_everyone(); accelerator.end_training()   # a process that just stops may abort over its open connections
 """
 
 

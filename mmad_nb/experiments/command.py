@@ -170,6 +170,9 @@ def evaluate(
                          accelerator=accelerator,
                          **{name: value for name, value in given.items() if value}, **settings(options, "--options"))
     if accelerator is None or accelerator.is_main_process: write_tables(study, rule)
+    if accelerator:  # a process that just stops may abort over its open connections
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
 
 
 def write_tables(study, rule: str):
