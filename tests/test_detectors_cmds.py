@@ -196,7 +196,7 @@ def test_generated_photos_teach_the_estimated_stream_alone(monkeypatch, tmp_path
     assert torch.equal(photos, torch.stack([torch.from_numpy(s.rgb) for s in GOOD[:2]])) and n == 2    # the k given ones, and nothing else
     same = lambda name: all(torch.equal(a, b) for a, b in zip(detector.modules[name].parameters(), plain.modules[name].parameters()))
     assert same("rgb_to_xyz_real") and not same("rgb_to_xyz_est")
-    twins = Variants(GOOD[:2], 2, detector.create_generator("bagel"))
+    twins = Variants(GOOD[:2], 2, detector.generator_for("bagel"))
     assert len(twins) == 4 and [t.id for t in twins] == [f"{GOOD[i].id}, generated {j}" for i in (0, 1) for j in (0, 1)]
     assert np.allclose(twins[3].rgb, GOOD[1].rgb * .8, atol=1e-6)
 
@@ -274,8 +274,8 @@ def test_stable_diffusion_needs_a_name_and_is_told_the_category(monkeypatch):
     with pytest.raises(DataError, match="OWNER/NAME"): make(augment=True, generator="stable-diffusion-2-1").fit(GOOD[:1])
     asked = []
     monkeypatch.setattr(module, "create_generator", lambda *about, **config: asked.append((about, config)))
-    make(augment=True, generator="stable-diffusion-2-1", generator_weights="some/folder").create_generator("rope")
-    make(augment=True, generator="tiny_diffusion").create_generator("rope")
+    make(augment=True, generator="stable-diffusion-2-1", generator_weights="some/folder").generator_for("rope")
+    make(augment=True, generator="tiny_diffusion").generator_for("rope")
     (first, says), (second, nothing) = asked
     assert first[:2] == ("stable-diffusion-2-1", "some/folder") and says == {"says": "a photo of a rope"}
     assert second[:2] == ("tiny_diffusion", None) and nothing == {}

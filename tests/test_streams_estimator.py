@@ -183,7 +183,7 @@ def test_a_download_that_breaks_off_is_told(monkeypatch):
 def test_missing_packages_name_the_line_that_brings_them(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)                                             # as if it were not installed
     for make in (lambda: create_estimator("paper"), lambda: create_estimator("paper", "random"), lambda: S.write_tiny_marigold(tmp_path)):
-        with pytest.raises(DataError, match=rf'no package {name}.*pip install "mmad_nb\[diffusion\]"'): make()
+        with pytest.raises(DataError, match=rf'{name}: found it cannot be imported.*pip install "mmad_nb\[diffusion\]"'): make()
     create_estimator("tiny", "random", "cpu")                                                # this one needs neither
 
 

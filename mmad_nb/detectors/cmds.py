@@ -25,9 +25,9 @@ from ..features.normals import normal_colours, surface_normals
 from ..features.zoo import create_encoder
 from ..mapping.coordinate_aware import (KINDS, LAYERS, StreamItem, coordinate_loss, create_coordinate_mappers,
                                               stream_maps)
-from ..pretraining.diffusion import need_diffusers
+from ..pretraining.diffusion import need_diffusion
 from ..scoring.fusion import BLUR, box_blur, fuse_maps, image_score
-from ..streams.augment import PhotoGenerator, augment, create_generator, need_peft
+from ..streams.augment import PhotoGenerator, augment, create_generator
 from ..streams.estimator import NormalEstimator, create_estimator
 
 # %% auto #0
@@ -199,7 +199,7 @@ class CMDS(PairDetector):
         if options["augment"] and not self.estimator:
             raise DataError("cmds option 'augment'", "True without an estimated stream", "an estimator",
                             "Generated photos have no measured points; only the estimated stream can learn from them.")
-        if options["augment"]: need_diffusers(), need_peft()   # told before anything is computed
+        if options["augment"]: need_diffusion(), need_diffusion("peft")   # told before anything is computed
         self.pair, self.category = (self.image_encoder,), ""
         self.provenance = "; ".join(part.provenance for part in (self.image_encoder, self.estimator) if part)
 
@@ -244,14 +244,14 @@ def features(self: CMDS, reading, cache=None, accelerator=None):
     options, keep = self.options, cache if cache is None or isinstance(cache, DiskCache) else DiskCache(cache)
     noise = {name: options[name] for name in ("noise", "draws", "noise_on")}
     piles = by_category(reading).items() if options["augment"] else ()
-    twins = [Variants(pile, options["generated"], self.create_generator(category), keep) for category, pile in piles]
+    twins = [Variants(pile, options["generated"], self.generator_for(category), keep) for category, pile in piles]
     good, self.good = collect(reading, self.looking_at(self.streams, **noise), cache, accelerator, note=take_note), len(reading)
     for pile in twins: good += collect(pile, self.looking_at(("est",), **noise), cache, accelerator, note=take_note)
     return good
 
 
 @patch
-def create_generator(self: CMDS, category: str):
+def generator_for(self: CMDS, category: str):
     "A generator that is told the category, if it knows words; it will learn from the photos of this category alone."
     name, weights = self.options["generator"], self.options["generator_weights"]
     if name == "auto": name = PARTS[self.size][2]

@@ -5,6 +5,7 @@
 # %% ../../nbs/pretraining/05_diffusion.ipynb #22a69d81
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
@@ -19,7 +20,7 @@ from .lessons import ANYTHING, CATEGORIES, HELD_OUT, NAMES, allowed, damaged, dr
 
 # %% auto #0
 __all__ = ['STEPS', 'FIRST', 'LAST', 'WORDS', 'SOURCE', 'SIDE', 'STREAM', 'COUNTS', 'DIFFUSION_STAGES', 'kept_share', 'noised',
-           'denoising_loss', 'noise_guess', 'need_diffusers', 'fold', 'unfold', 'TinyDiffusion', 'Pictures',
+           'denoising_loss', 'noise_guess', 'need_diffusion', 'fold', 'unfold', 'TinyDiffusion', 'Pictures',
            'forge_pictures', 'draw', 'picture_loss', 'train_tiny_diffusion', 'NoisePanel']
 
 # %% ../../nbs/pretraining/05_diffusion.ipynb #aee592bb
@@ -72,13 +73,15 @@ def noise_guess(
     return share.sqrt() * output + (1 - share).sqrt() * noisy
 
 # %% ../../nbs/pretraining/05_diffusion.ipynb #fa6b0b1f
-def need_diffusers():
-    "The module diffusers, or what to do without it."
-    try: import diffusers
-    except ImportError as error:
-        raise DataError("diffusers", f"it cannot be imported ({error})", "diffusers and peft",
-                        'Run `pip install "mmad_nb[diffusion]"`, or do without generated pictures.') from error
-    return diffusers
+def need_diffusion(
+    name: str = "diffusers",  # or "peft", "transformers": the packages of the extra `diffusion`
+):                            # the module
+    "A package that not everybody has, or what to do without it."
+    try: return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        raise DataError(name, f"it cannot be imported ({error})", f"the package {name}",
+                        'Run `pip install "mmad_nb[diffusion]"`, or take what needs no diffusion model: '
+                        'create_estimator("tiny"), and no generated pictures.') from error
 
 
 def fold(
@@ -109,7 +112,7 @@ class TinyDiffusion(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.words = nn.Embedding(len(WORDS), 64)
-            self.unet = need_diffusers().UNet2DConditionModel(
+            self.unet = need_diffusion().UNet2DConditionModel(
                 sample_size=32, in_channels=12, out_channels=12, block_out_channels=(64, 64, 96), layers_per_block=1,
                 down_block_types=down, up_block_types=up[::-1], mid_block_type=None, norm_num_groups=8,
                 cross_attention_dim=64, attention_head_dim=4)   # this old name means the number of heads

@@ -22,13 +22,12 @@ from ..core.runtime import (DataError, DiskCache, WeightsError, content_hash, pi
 from ..core.training import drawn_from, train
 from ..features.zoo import find_weights, load_weights, unreachable
 from ..pretraining.diffusion import (FIRST, LAST, STEPS, WORDS, TinyDiffusion, denoising_loss, fold,
-                                            need_diffusers, noise_guess, unfold)
+                                            need_diffusion, noise_guess, unfold)
 
 # %% auto #0
-__all__ = ['PROJECTIONS', 'SEEDS', 'GENERATORS', 'ALIASES', 'check_photos', 'first_photos', 'updated', 'need_peft', 'Adapter',
-           'working_size', 'resized', 'with_detail', 'seeds_for', 'PhotoGenerator', 'TinyGenerator',
-           'diffusers_pipeline', 'StableDiffusion', 'list_generators', 'create_generator', 'side_by_side',
-           'AugmentPanel', 'augment']
+__all__ = ['PROJECTIONS', 'SEEDS', 'GENERATORS', 'ALIASES', 'check_photos', 'first_photos', 'updated', 'Adapter', 'working_size',
+           'resized', 'with_detail', 'seeds_for', 'PhotoGenerator', 'TinyGenerator', 'diffusers_pipeline',
+           'StableDiffusion', 'list_generators', 'create_generator', 'side_by_side', 'AugmentPanel', 'augment']
 
 # %% ../../nbs/streams/02_augment.ipynb #0a70cd15
 def check_photos(
@@ -72,15 +71,6 @@ def updated(
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of every attention layer, as diffusers calls them
 
 
-def need_peft():
-    "The module peft, or what to do without it."
-    try: import peft
-    except ImportError as error:
-        raise DataError("peft", f"it cannot be imported ({error})", "peft, which adds low-rank matrices",
-                        'Run `pip install "mmad_nb[diffusion]"`, or generate without adapting.') from error
-    return peft
-
-
 class Adapter(nn.Module):
     "The matrices A and B of a U-Net, and nothing else of it: what is trained, checkpointed and saved."
     def __init__(self,
@@ -92,7 +82,7 @@ class Adapter(nn.Module):
         super().__init__()
         if not (isinstance(rank, (int, np.integer)) and rank >= 1 and alpha > 0):
             raise DataError("adapter", f"rank {rank!r}, alpha {alpha!r}", "a rank of 1 or more, alpha above 0", "Try 16 and 16.")
-        config = need_peft().LoraConfig(r=int(rank), lora_alpha=alpha, target_modules=PROJECTIONS, init_lora_weights="gaussian")
+        config = need_diffusion("peft").LoraConfig(r=int(rank), lora_alpha=alpha, target_modules=PROJECTIONS, init_lora_weights="gaussian")
         unet.requires_grad_(False)
         with drawn_from(seed): unet.add_adapter(config)
         self.rank, self.alpha = int(rank), float(alpha)
@@ -159,7 +149,7 @@ class PhotoGenerator:
             raise DataError("side", repr(side), f"a whole number of pixels, {step} or more", f"Try {8 * step}.")
         self.name, self.side, self.step, self.origin, self.device = name, int(side), step, origin, pick_device(device)
         self.unet = unet.to(self.device).eval().requires_grad_(False)
-        self.scheduler = need_diffusers().EulerAncestralDiscreteScheduler.from_config(scheduler)
+        self.scheduler = need_diffusion().EulerAncestralDiscreteScheduler.from_config(scheduler)
         self.kept, self.adapter, self.learned_from, self.curve = self.scheduler.alphas_cumprod.float(), None, "", []
 
     def encode(self, photos, generators=None):
@@ -247,13 +237,8 @@ def diffusers_pipeline(
     "Stable Diffusion from a folder or from the hub; a hub that does not answer is noticed within seconds."
     offline = "Offline alternative: create_generator('tiny_diffusion')."
     get = f"On a connected machine run `hf download OWNER/NAME --local-dir FOLDER`, then pass weights='FOLDER'. {offline}"
-    need_diffusers()
-    try:
-        import transformers  # the text encoder's
-        from diffusers import StableDiffusionImg2ImgPipeline
-    except (ImportError, RuntimeError) as error:
-        raise DataError("stable-diffusion-2-1", f"it cannot be imported ({error})", "diffusers and transformers",
-                        'Run `pip install "mmad_nb[diffusion]"`.') from error
+    need_diffusion("transformers")  # the text encoder's
+    pipeline = need_diffusion().StableDiffusionImg2ImgPipeline
     if not isinstance(weights, (str, os.PathLike)):
         raise WeightsError("stable-diffusion-2-1", f"weights={weights!r}", "a folder, or OWNER/NAME of a hub repository",
                            f"Name one that holds Stable Diffusion 2.1 in diffusers' layout. {get}")
@@ -269,8 +254,8 @@ def diffusers_pipeline(
                                           "a folder, or a repository of the hub that can be reached", get)
             local = False
         folder = weights
-    try: return StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False,
-                                                               local_files_only=local).to(dtype)
+    try: return pipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False,
+                                         local_files_only=local).to(dtype)
     except Exception as error:
         raise WeightsError(weights, f"files that diffusers cannot read ({str(error).splitlines()[0][:200]})",
                            "Stable Diffusion in diffusers' layout", f"Download it again, whole. {get}") from error

@@ -5,7 +5,6 @@
 # %% ../../nbs/streams/01_estimator.ipynb #1b94bbec
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import tempfile
@@ -22,13 +21,13 @@ from ..core.runtime import (DataError, WeightsError, cache_dir, content_hash, pi
 from ..data.sample import Sample
 from ..features.normals import normal_colours, surface_normals
 from ..features.zoo import find_weights, load_weights, unreachable
+from ..pretraining.diffusion import need_diffusion
 from ..pretraining.normals import NormalUNet, degrees, turn_loss
 
 # %% auto #0
-__all__ = ['MARIGOLD', 'TO_SENSOR', 'ESTIMATORS', 'ALIASES', 'check_photos', 'NormalEstimator', 'tiny_estimator',
-           'need_diffusers', 'find_marigold', 'write_tiny_marigold', 'marigold_estimator', 'list_estimators',
-           'create_estimator', 'gaussian_transfer', 'blurred', 'taper', 'band_sums', 'transfer', 'matching_sigma',
-           'BlurPanel']
+__all__ = ['MARIGOLD', 'TO_SENSOR', 'ESTIMATORS', 'ALIASES', 'check_photos', 'NormalEstimator', 'tiny_estimator', 'find_marigold',
+           'write_tiny_marigold', 'marigold_estimator', 'list_estimators', 'create_estimator', 'gaussian_transfer',
+           'blurred', 'taper', 'band_sums', 'transfer', 'matching_sigma', 'BlurPanel']
 
 # %% ../../nbs/streams/01_estimator.ipynb #c5ec003e
 def check_photos(
@@ -92,14 +91,6 @@ MARIGOLD = "prs-eth/marigold-normals-v1-1"  # on the Hugging Face hub
 TO_SENSOR = (1.0, -1.0, -1.0)               # Marigold's vectors: x right, y up, z towards the viewer
 
 
-def need_diffusers():
-    "Refuse, with the line that brings them, where diffusers or transformers are missing."
-    missing = [name for name in ("diffusers", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise DataError("estimator marigold-normals-v1-1", f"no package {' and no package '.join(missing)}", "both installed",
-                        'Run `pip install "mmad_nb[diffusion]"`, or use create_estimator("tiny").')
-
-
 def _pipeline_in(folder):
     "Marigold's pipeline from a folder as published; anything else is refused."
     index, wrong = Path(folder) / "model_index.json", "MarigoldNormalsPipeline"
@@ -110,7 +101,7 @@ def _pipeline_in(folder):
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise say(f"a model_index.json that names no pipeline ({str(error)[:80]})") from error
     if kind != wrong: raise say(f"a {kind}")   # one for depth would load, and give wrong numbers
-    need_diffusers()
+    need_diffusion("transformers"), need_diffusion()
     from diffusers import MarigoldNormalsPipeline
     try: return MarigoldNormalsPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except Exception as error:
@@ -128,7 +119,7 @@ def find_marigold(
     if repository.count("/") != 1 or repository[0] in "./~":
         raise WeightsError("weights", repr(weights), "a folder, or OWNER/NAME of the hub", "Is the path right?")
     from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-    need_diffusers()                                                 # not worth a download otherwise
+    need_diffusion("transformers"), need_diffusion()                                                 # not worth a download otherwise
     url = f"{constants.ENDPOINT}/{repository}/resolve/main/model_index.json"
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unreachable(url)
     try:
@@ -148,7 +139,7 @@ def write_tiny_marigold(
     seed: int = 0,   # of the random weights
 ) -> Path:           # the folder
     "A pipeline of Marigold's kind and layout, small and random: to try everything but the quality, offline."
-    need_diffusers()
+    need_diffusion("transformers"), need_diffusion()
     from diffusers import AutoencoderKL, DDIMScheduler, MarigoldNormalsPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     folder, words = Path(folder), Path(folder) / "tokenizer"
