@@ -172,7 +172,7 @@ def test_losses_against_loops(vectors):
         for one, m in zip(features.image[:3], mask): views.append(-float(similarity(one, vectors).log_softmax(0)[int(m.any())]))
         values, kept = [], []
         for n in range(20):
-            seen = [float(upper[v, 1, *features.place[v, n].tolist()]) for v in range(3) if features.visible[v, n]]
+            seen = [float(upper[(v, 1, *features.place[v, n].tolist())]) for v in range(3) if features.visible[v, n]]
             if seen: values.append(sum(seen) / len(seen)), kept.append(bool(labels[n]))
         p, g = torch.tensor([values]), torch.tensor([kept])
         points.append(float(dice_loss(p, g) + dice_loss(1 - p, ~g)))
