@@ -197,7 +197,7 @@ def test_components_by_hand(fitted, parts, unknown, clip):
     maps = enlarged(similarity_maps(features.patches, vectors), 48)[:, 1]
     cloud = sample.cloud()
     for n in range(0, len(cloud), 37):
-        seen = [float(maps[v, *features.place[v, n].tolist()]) for v in range(9) if features.visible[v, n]]
+        seen = [float(maps[(v, *features.place[v, n].tolist())]) for v in range(9) if features.visible[v, n]]
         if seen: assert float(parts["points"][1][tuple(cloud.pixel[n])]) == pytest.approx(sum(seen) / len(seen), abs=1e-5)
     assert not parts["points"][1][~torch.from_numpy(sample.valid)].any()
     whole = similarity(features.image, vectors).softmax(-1)[:, 1]
