@@ -3,14 +3,16 @@
     python .ci/notebooks.py [--jobs 2] [--results FILE] [nbs/scoring/01_aupro.ipynb ...]
 
 Without names all of nbs/ is run. A notebook fails where a cell raises, or after LIMIT seconds. A kernel that does not
-start within START seconds is tried once more; nothing else is. The notebooks' files stay as they are. `--results`
-names a file for the outcome, in the format of pytest's --junitxml.
+start within START seconds is tried once more; nothing else is. The notebooks' files stay as they are. Each has a folder
+of its own for temporary files, removed after it, so that a run takes little of the disk. `--results` names a file for
+the outcome, in the format of pytest's --junitxml.
 """
 import argparse
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,7 +41,9 @@ def run(path: Path, again: bool = True) -> tuple[float, str]:
     "Seconds that a notebook took, and what went wrong ('': nothing)."
     start, wrong = time.time(), ""
     try:   # a process of its own for each, since a hanging kernel then ends with it
-        done = subprocess.run([sys.executable, __file__, "--one", path], capture_output=True, text=True, timeout=LIMIT + START)
+        with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as scratch:
+            done = subprocess.run([sys.executable, __file__, "--one", path], capture_output=True, text=True,
+                                  timeout=LIMIT + START, env=os.environ | {"TMPDIR": scratch})
         if done.returncode == NOT_STARTED:
             if again: return run(path, again=False)
             wrong = f"the kernel did not start within {START} seconds, twice"

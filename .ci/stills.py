@@ -8,7 +8,9 @@ without a kernel, are dropped. Every notebook must stay under 300 kB.
 """
 import base64
 import io
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -85,7 +87,9 @@ def main(arguments):
     for path in (Path(a) for a in arguments if not a.startswith("--")):
         notebook, start = nbformat.read(path, as_version=4), time.time()
         if run:
-            NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:   # what the page writes goes with it
+                os.environ["TMPDIR"] = scratch
+                NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
         nbformat.write(tidy(notebook), path)
         size = path.stat().st_size
         print(f"{path}: {size / 1000:.0f} kB, {time.time() - start:.0f} s" + ("  TOO LARGE" if size > MAX_BYTES else ""))

@@ -2,17 +2,19 @@
 
     python .ci/versions.py pins oldest      constraints for pip: newest (none), oldest or colab
     python .ci/versions.py python oldest    a Python for it; where the wanted one is not found, this one, and a word about it
-    python .ci/versions.py table oldest     what was wanted and what is installed beside this Python (-: not needed)
+    python .ci/versions.py table oldest     what was wanted and what is installed beside this Python (-: not needed), and the disk
 """
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+NEEDED = 3   # GB that the tests' own files take at most, with room to spare
 PYTHON = {"oldest": "3.10", "colab": "3.13"}
 # Colab's published set of 2026-08-19, as far as this package or a kernel meets it.
 # Not in it: open_clip, k3d, jupyterlab. Its plotly 5.24.1 is older than the one we ask for: installing us replaces it.
@@ -66,6 +68,9 @@ def table(kind: str):
         except PackageNotFoundError: found = "-"
         same = found == "-" or numbers(found)[:len(numbers(number))] == numbers(number)
         print(f"    {name:20} wanted {number:12} installed {found}" + ("" if same else "   *"))
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free / 1e9
+    print(f"{folder}: {free:.0f} GB free" + ("" if free > NEEDED else f". The tests need {NEEDED}: set TMPDIR to a folder with more"))
 
 
 if __name__ == "__main__":

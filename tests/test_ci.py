@@ -15,7 +15,7 @@ def python(script, *arguments):
 
 def page(path, source):
     "A notebook of one cell, which notes that it was run in the file beside it."
-    note = f"open({path.name + '.runs'!r}, 'a').write('x')\n"
+    note = f"open({path.name + '.runs'!r}, 'a').write('x')\nimport tempfile\nopen('temporary', 'w').write(tempfile.mkdtemp())\n"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(note + source)]), path)
     return path
 
@@ -37,6 +37,21 @@ def test_each_notebook_runs_once_and_stays_as_it_is(outcome):
     for name in "good", "bad":
         assert (folder / f"{name}.ipynb.runs").read_text() == "x"
         assert not nbformat.read(folder / f"{name}.ipynb", as_version=4).cells[0].outputs
+
+
+def test_what_a_notebook_writes_to_temporary_files_is_gone_after_it(outcome):
+    written = Path((outcome[0] / "temporary").read_text())
+    assert not written.exists() and not written.parent.exists() and written.parent.name.startswith("notebook-")
+
+
+def test_a_full_disk_is_told(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(CI)
+    import versions
+    versions.table("newest")
+    assert "GB free\n" in capsys.readouterr().out or versions.shutil.disk_usage(versions.tempfile.gettempdir()).free < 3e9
+    monkeypatch.setattr(versions.shutil, "disk_usage", lambda folder: type("usage", (), {"free": 1e9}))
+    versions.table("newest")
+    assert "1 GB free. The tests need 3: set TMPDIR" in capsys.readouterr().out
 
 
 def test_summary_counts_all_parts_and_names_what_failed(outcome):
