@@ -224,6 +224,39 @@ def test_sentences_belong_to_a_cloud(fitted, known, unknown):
     assert said[0].shape == (2, 16) and (said[0] - said[1]).abs().max() > 1e-6
 
 
+def test_k_becomes_a_weight(clip, fitted, unknown):
+    from mmad_nb.detectors.gs_clip import plan_of
+    from mmad_nb.scoring import Evaluator
+    many = make(clip, try_k=True)
+    many.load_state(fitted.state()); many.fitted = True
+    k, clouds = fitted.options["k"], [*unknown, forge_cloud("pear0", "good", seed=6, points=1300)]
+    tried = many.weights[-1].choices
+    assert tried == tuple(sorted({max(k // 4, 1), max(k // 2, 1), k, 2 * k, 4 * k})) and many.weights[-1].default == k
+    assert [w.name for w in many.weights[:-1]] == [w.name for w in fitted.weights]
+    found, plain = many.components(clouds), fitted.components(clouds)
+    assert len(found) == len(plain) * len(tried)
+    for name, values in plain.items(): torch.testing.assert_close(found[name], values)
+    for one in tried:                                                      # as if the trained sentences had this k
+        single = make(clip)
+        single.load_state(fitted.state()); single.fitted = True
+        said = single.sentences
+        single.sentences = lambda prompts, plan, _=None, k=one: said(prompts, plan, k)
+        its = single.components(clouds)
+        maps, wanted = many.fuse(found, k=one, blur=1.), single.fuse(its, blur=1.)
+        for a, b in zip(maps, wanted): torch.testing.assert_close(a, b)
+        scores = many.image_scores(maps, found, k=one, share=.3, blur=1.)
+        torch.testing.assert_close(scores, single.image_scores(wanted, its, share=.3, blur=1.))
+        fused, (again,) = Evaluator([c.labels for c in clouds]).fused(found, many.fuse, dict(k=one, share=.3, blur=1.), many.image_scores)
+        torch.testing.assert_close(again.float(), scores.float())
+    assert max((found[f"points, k={one}"] - found["points"]).abs().max() for one in tried if one != k) > 1e-6
+    with pytest.raises(DataError, match="k"): many.fuse(found, k=7 * k + 1)
+    with pytest.raises(DataError, match="no such name|component"): many.fuse(plain, k=tried[0])
+    with pytest.raises(DataError, match="maps alone"): many.image_scores(maps, k=k)
+    with pytest.raises(DataError, match="weight"): fitted.fuse(plain, k=k)
+    for prompts in ("learned", "shape"):
+        with pytest.raises(DataError, match="a defect prompt"): make(clip, prompts=prompts, try_k=True)
+
+
 def test_save_and_load(fitted, clip, unknown, tmp_path):
     fitted.save(tmp_path / "saved")
     again = load_detector(tmp_path / "saved", "cpu", encoders=clip)

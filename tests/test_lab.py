@@ -7,8 +7,9 @@ from lab_samples import CloudFake, make_cloud, make_sample
 from mmad_nb.core import DataError
 from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
-from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_maps, show_sample
-from mmad_nb.lab.ablation import metric_table
+from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_components, show_maps, show_sample
+from mmad_nb.lab.ablation import FLAGGED, flagged_colors, flagged_text, metric_label, metric_table, threshold_at
+from mmad_nb.lab.figures import LimitPanel
 from mmad_nb.scoring import Evaluator, evaluate
 
 
@@ -330,6 +331,104 @@ def test_a_lab_takes_one_kind_with_labels():
     with pytest.raises(DataError, match="at least one"): AblationLab(CloudFake(ALPHA), [])
     with pytest.raises(DataError, match="that of the masks"):                     # the components of other clouds
         AblationLab(CloudFake(ALPHA), CLOUDS, CloudFake(ALPHA).components(CLOUDS[:3]))
+
+
+def counts(lab): return {name: int((lab.cloud.points.colors == int(color[1:], 16)).sum()) for name, color in FLAGGED.items()}
+
+
+def test_what_is_flagged_follows_rate_weight_and_cloud(cloud_lab):
+    lab = cloud_lab
+    lab.sample.value, lab.color.value = 1, "flagged"
+    assert lab.legend.value and not lab.bar.value
+    truth, plot = np.concatenate([c.labels for c in CLOUDS]), lab.cloud.plot
+    for alpha, rate, i in ((0.5, 0.01, 1), (0.5, 0.3, 1), (0.1, 0.3, 1), (0.1, 0.3, 3), (0.0, 0.1, 0)):
+        lab.sample.value, lab.rate.value = i, rate
+        lab.set(alpha=alpha)
+        flat = np.concatenate([m.numpy() for m in lab.result.maps])
+        normal = np.sort(flat[~truth])
+        allowed = int(rate * len(normal))
+        assert (normal > lab.threshold).sum() == allowed
+        above, bad = lab.result.maps[i].numpy() > lab.threshold, CLOUDS[i].labels
+        assert counts(lab) == {"found": (above & bad).sum(), "missed": (~above & bad).sum(), "false alarm": (above & ~bad).sum()}
+        assert len(lab.cloud.points.colors) == len(CLOUDS[i]) and plot.objects == [lab.cloud.points]
+        found, flagged = (flat[truth] > lab.threshold).mean(), flat > lab.threshold
+        assert f"found {found:.1%}" in lab.legend.value and f"flagged {truth[flagged].mean():.1%} are" in lab.legend.value
+    lab.color.value = "score"
+    assert lab.legend.value == "" and lab.bar.value and len(lab.cloud.points.attribute) == len(CLOUDS[0])
+
+
+def test_flags_keep_the_view_and_change_in_place(cloud_lab):
+    lab = cloud_lab
+    lab.sample.value = 3
+    lab.cloud.plot.camera = turned = [1.0] * 9
+    lab.rate.value = 0.1
+    assert lab.color.value == "flagged"
+    points = lab.cloud.points
+    lab.rate.value = 0.3
+    lab.controls["alpha"].value = 0.0
+    assert lab.cloud.points is points and list(lab.cloud.plot.camera) == turned
+
+
+def test_flags_of_photos_lie_at_their_pixels(lab):
+    lab.sample.value, lab.rate.value = 1, 0.1
+    row, column = lab.clouds[1].pixel.T
+    above = lab.result.maps[1].numpy()[row, column] > lab.threshold
+    masks = np.stack([s.mask for s in SAMPLES])
+    assert (lab.result.maps.numpy()[~masks] > lab.threshold).mean() <= 0.1
+    assert counts(lab)["false alarm"] == (above & ~SAMPLES[1].mask[row, column]).sum() > 0 and lab.bar.value
+
+
+def test_thresholds():
+    flat, truth = np.array([3., 1., 1., 1., 9.]), np.array([False] * 4 + [True])
+    assert threshold_at(flat, truth, 0.0) == 3 and threshold_at(flat, truth, 0.25) == threshold_at(flat, truth, 0.5) == threshold_at(flat, truth, 1.0) == 1
+    with pytest.raises(DataError, match="no normal point"): threshold_at(flat, np.ones(5, bool), 0.1)
+    assert "found undefined" in flagged_text(flat, np.zeros(5, bool), 2.0) and "flagged undefined" in flagged_text(flat, truth, 10.0)
+    assert len(np.unique(flagged_colors(flat, None, 2.0), axis=0)) == 2
+
+
+def test_a_weight_without_its_component_is_switched_off():
+    weights = *ALPHA, Weight("beta", "β", 0.5, meaning="of the photo", needs="photo"), Weight("gamma", "γ", 0.5, needs="xyz")
+    class Three(CloudFake):
+        def fuse(self, components, alpha=0.5, beta=0.5, gamma=0.5): return super().fuse(components, alpha)
+    lab = AblationLab(Three(weights), CLOUDS)
+    assert [lab.controls[name].disabled for name in ("alpha", "beta", "gamma")] == [False, True, False]
+    assert list(lab.curve.numeric) == ["alpha", "gamma"]
+    shown = "".join(row.children[1].value for row in lab.box.children[1].children)
+    assert shown.count("No effect here: there is no photo") == 1
+
+
+def test_many_components_are_chosen_from_a_menu():
+    class Many(CloudFake):
+        def components(self, clouds):
+            found = super().components(clouds)
+            return {**found, **{f"part {i}": i + found["xyz"] for i in range(4)}}
+    lab = AblationLab(Many(ALPHA), CLOUDS)
+    assert type(lab.color).__name__ == "Dropdown" and type(AblationLab(CloudFake(ALPHA), CLOUDS).color).__name__ == "ToggleButtons"
+    lab.color.value = "part 3"
+    assert np.allclose(lab.cloud.points.attribute, np.interp(lab.components["part 3"][:100], lab.part_limits["part 3"], (0, 1)), atol=1e-5)
+
+
+def test_clouds_have_objects_and_points_photos_images_and_pixels(cloud_lab, lab):
+    assert [metric_label(n, True) for n in ("image_auroc", "pixel_ap", "aupro@30")] == ["object AUROC", "point AP", "AUPRO to 30 %"]
+    for one, words, others in ((cloud_lab, "object AUROC,point AP", "image,pixel"), (lab, "image AUROC,pixel AP", "object,point")):
+        one.keep_row()
+        texts = one.table.value + one.kept.value + one.still().axes[-1].texts[0].get_text() + str(one.curve.metric.options[0][0])
+        text = texts + one.strip.figure.layout.xaxis.title.text + one.curve.figure.layout.yaxis.title.text
+        assert all(word in text for word in words.split(",")) and not any(word in text for word in others.split(",")), text
+
+
+def test_components_of_clouds_in_rows():
+    parts = CloudFake().components(CLOUDS)
+    fused = list(CloudFake().fuse(parts).split([len(c) for c in CLOUDS]))
+    fig = show_components(CLOUDS, parts, fused=fused)
+    drawn = [ax for ax in fig.axes if ax.name == "3d"]
+    assert len(drawn) == 16 and [ax.get_title() for ax in drawn[1:4]] == ["rgb", "xyz", "fused"]
+    assert [len(ax.collections[0].get_offsets()) for ax in drawn[3::4]] == [100, 140, 180, 220]
+    many = dict.fromkeys(("a", "b"), [np.zeros(100)] * 3)
+    with pytest.raises(DataError, match="one a cloud"): show_maps(CLOUDS, many)
+    with pytest.raises(DataError, match="one kind"): show_maps([*CLOUDS, *SAMPLES], np.zeros((9, 24, 24)))
+    with pytest.raises(DataError, match="cloud_still"): show_sample(CLOUDS[0])
+    with pytest.raises(DataError, match="AblationLab"): LimitPanel(CLOUDS, np.zeros((4, 24, 24)))
 
 
 def test_a_weight_has_no_dust_behind_the_ninth_digit(cloud_lab, lab):

@@ -109,9 +109,30 @@ def test_tokens_stand_where_words_stood_and_eot_where_the_tokenizer_put_it(clip,
     for row, text in zip(prompts.rows, texts):
         assert int(row.argmax()) == int(clip.tokenize([text])[0].argmax())
     for found, row in zip(prompts.sentences(*network(plan)), rows): assert found.shape == (3, *row.shape)
-    prompts.sentences = lambda local, whole: [row.expand(3, -1, -1) for row in rows]
+    prompts.sentences = lambda local, whole, k: [row.expand(3, -1, -1) for row in rows]
     with torch.no_grad():
         for one in prompts.vectors(plan): assert torch.allclose(one, clip.encode_text(texts), atol=1e-4)
+
+
+@pytest.mark.parametrize("order", G.ORDERS)
+def test_other_numbers_of_points_than_in_the_training(clip, network, plan, order):
+    prompts = G.GeometryPrompts(clip, network, order=order, k=4, length=4, deep=2, size=1.)
+    with torch.no_grad():
+        trained = prompts.vectors(plan)
+        torch.testing.assert_close(prompts.vectors(plan, 4), trained)
+        for k in (1, 3, 9):
+            other = prompts.vectors(plan, k)
+            torch.testing.assert_close(other[:, 0], trained[:, 0])               # the flawless sentence hears of no point
+            assert k > 4 or (other[:, 1] - trained[:, 1]).abs().max() > 1e-5
+            assert prompts.defect(network(plan)[0], k).index.shape[1] == k
+            fresh = prompts.sentences(*network(plan), k)
+            assert fresh[1].shape[1] - fresh[0].shape[1] == min(k, 4)            # at most the tokens of the training
+        short = G.GeometryPrompts(clip, network, order=order, k=1, length=4, deep=2, size=1.)   # made for one point, with the same numbers
+        short.load_state_dict(prompts.state_dict())
+        torch.testing.assert_close(prompts.vectors(plan, 1), short.vectors(plan))
+    for k in (0, 10**6):
+        with pytest.raises(DataError, match="k"): prompts.vectors(plan, k)
+
 
 
 def test_order_and_asymmetry(clip, network, plan):

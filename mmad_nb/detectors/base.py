@@ -35,6 +35,7 @@ class Weight:
     high: float = 1.0       # largest value of a number
     meaning: str = ""       # one sentence for the person at the slider
     choices: tuple = ()     # what a choice may be; empty for a number
+    needs: str = ""         # component without which it has no effect, such as "photo"; empty: it always has
 
     def check(self, value):
         "Refuse a `value` that is out of range or not among the choices; hand it back otherwise."
@@ -44,6 +45,12 @@ class Weight:
             raise DataError(f"weight {self.name!r}", f"{value!r}" if not _is_number(value) else f"{float(value):g}",
                             f"a number from {self.low:g} to {self.high:g}", self.meaning)
         return value
+
+    def idle(self,
+        components,  # names of those that are there
+    ) -> bool:
+        "Whether the component that it needs is missing."
+        return bool(components and self.needs) and self.needs not in components
 
 
 def _is_number(value):
@@ -505,13 +512,15 @@ def load_detector(
 # %% ../../nbs/detectors/01_base.ipynb #47e34cd3
 def weight_control(
     weight: Weight,
+    components=(),  # names of those that are there, to show where the weight has no effect; (): not known
 ):                   # an ipywidgets slider or menu
     "The control that fits a weight."
     import ipywidgets as W
     label = weight.symbol or weight.name
-    if weight.choices: return W.Dropdown(options=weight.choices, value=weight.default, description=label)
+    common = dict(value=weight.default, description=label, disabled=weight.idle(components))
+    if weight.choices: return W.Dropdown(options=weight.choices, **common)
     step = (weight.high - weight.low) / 20
-    return W.FloatSlider(value=weight.default, min=weight.low, max=weight.high, step=step, description=label)
+    return W.FloatSlider(min=weight.low, max=weight.high, step=step, **common)
 
 # %% ../../nbs/detectors/01_base.ipynb #98613c3b
 class WeightPanel:
@@ -525,7 +534,7 @@ class WeightPanel:
             raise DataError("WeightPanel", "clouds", "maps of photos", "For clouds use mmad_nb.lab.AblationLab.")
         self.detector, self.components, self.picture = detector, components[0], W.Image(format="png", width=256)
         self.brightest = detector.fuse(self.components).max().item()  # of the map with default weights: white for all
-        self.controls = {weight.name: weight_control(weight) for weight in detector.weights}
+        self.controls = {weight.name: weight_control(weight, components) for weight in detector.weights}
         for control in self.controls.values(): control.observe(self.refresh, "value")
         self.box = W.HBox([W.VBox([*self.controls.values(), W.Label(self.components.provenance)]), self.picture])
         self.refresh()

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core.runtime import DataError
 from ..core.training import drawn_from
-from .base import Option, register
+from .base import Components, Option, Weight, register
 from .frozen import Stage
 from .pointad import PointAD, ViewFeatures, ViewRecipe, view_item, view_losses
 from ..features.pointnet2 import Plan, choose_points, create_pointnet2, plan_groups, unit_sphere
@@ -148,9 +148,22 @@ class GSCLIP(PointAD):
         "dropout": Option(.1, "Of their input in training.", 0, .99), "inner": Option(256, "Entries of keys and values.", 1, 10**5),
         "consistency": Option(.3, "Weight of the consistency loss.", 0, 1000),
         "synergy_epochs": Option(10, "Passes of stage 2.", 1, 10**6), "synergy_lr": Option(5e-4, "Of the SRM; the tower learns at a tenth.", 1e-9, 10),
+        "try_k": Option(False, "Look with fewer and with more points, too; k is then a weight."),
         "release": Option("none", "One of the release's faults.", choices=RELEASE),
     }
     presets = {"tiny": {"vv": "off", "lr": 2e-3, "prior": "tiny_pointnet2"}, "paper": {"vv": 5, "lr": 2e-3, "prior": "pointnet2_sem_seg"}}
+    tried = ()   # numbers of points beside k with which it looks, too
+
+    def set_up(self):
+        super().set_up()
+        k = self.options["k"]
+        if not self.options["try_k"]: return
+        if self.options["prompts"] not in ("geometry", "defect"):
+            raise DataError("gs_clip option 'try_k'", f"prompts={self.options['prompts']!r}", "sentences with a defect prompt",
+                            'Take prompts="geometry", or leave it out.')
+        self.tried = tuple(sorted({max(k // 4, 1), max(k // 2, 1), min(2 * k, 1000), min(4 * k, 1000)} - {k}))
+        meaning = "Points that the damaged sentence hears of. It was trained with the default."
+        self.weights = (*self.weights, Weight("k", "k", k, meaning=meaning, choices=tuple(sorted((k, *self.tried)))))
 
     @property
     def recipe(self):
@@ -200,11 +213,12 @@ def stages(self: GSCLIP) -> list:
 
 @patch
 def sentences(self: GSCLIP,
-    prompts,            # the module
+    prompts,               # the module
     plan: Plan | None,
-) -> torch.Tensor:      # (2,E)
+    k: int | None = None,  # points of the defect prompt; None: as in the training
+) -> torch.Tensor:         # (2,E)
     "Both sentences, for this cloud."
-    return prompts.vectors() if plan is None else prompts.vectors(moved_to(plan, self.device))[0]
+    return prompts.vectors() if plan is None else prompts.vectors(moved_to(plan, self.device), k)[0]
 
 
 @patch
@@ -258,6 +272,33 @@ def networks(self: GSCLIP):
 def maps_of(self: GSCLIP, networks, capture, features: TwinFeatures) -> dict:
     "As PointAD's, with this cloud's sentences and the refined vectors."
     features = features.on(self.device)
-    vectors = self.sentences(networks["prompts"], plan_of(features.points, self.grouping, f"capture {capture.id!r}"))
+    plan = plan_of(features.points, self.grouping, f"capture {capture.id!r}")
     if "srm" in networks: features = self.refined(networks, features, photo=True)
-    return PointAD.maps_of(self, vectors, capture, features)
+    def told(k=None):
+        "The maps by the sentences of k points."
+        return PointAD.maps_of(self, self.sentences(networks["prompts"], plan, k), capture, features)
+    return told() | {f"{name}, k={k}": values for k in self.tried for name, values in told(k).items()}
+
+
+@patch
+def with_k(self: GSCLIP,
+    components: Components,
+    k: int | None = None,   # one of those that were tried; None: as in the training
+) -> Components:            # the maps of this k by their plain names
+    "What the detector says with so many points."
+    if k is None or k == self.options["k"]: return components
+    plain = (name for name in components if ", k=" not in name)
+    return Components({name: components[f"{name}, k={k}"] for name in plain}, components.valid, components.ids,
+                      components.provenance, components.sizes, check=False)
+
+
+@patch
+def combine(self: GSCLIP, components, k=None, **weights):
+    "As PointAD's, of the maps of this k."
+    return PointAD.combine(self, self.with_k(components, k), **weights)
+
+
+@patch
+def image_scores(self: GSCLIP, maps, components=None, k=None, **weights):
+    "As PointAD's, of what was said with this k."
+    return PointAD.image_scores(self, maps, components and self.with_k(components, k), **weights)

@@ -174,7 +174,7 @@ def view_losses(
 # %% ../../nbs/detectors/08_pointad.ipynb #4ffb2813
 POINTAD_WEIGHTS = (
     Weight("share", "s", .5, meaning="Share of the map's largest value in the score; the rest is what the views say as a whole."),
-    Weight("rgb", "r", .5, meaning="Share of the photo, in map and score; 0: points alone."),
+    Weight("rgb", "r", .5, meaning="Share of the photo, in map and score; 0: points alone.", needs="photo"),
     Weight("blur", "σ", 4., 0., 12., meaning="Deviation of the blur, in pixels of a map of 336; for clouds 4 and more: the mean of 16 neighbours."))
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from html import escape
 from inspect import signature
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -18,15 +19,16 @@ from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, unknown_name, written_beside
 from ..data import Cloud, Sample
-from .figures import (LINES, close_with, cloud_plot, cloud_points, draw_cloud, front_view, marked, overlay,
+from .figures import (LINES, close_with, cloud_plot, cloud_points, draw_cloud, front_view, marked, overlay, packed,
                                  palette, point_scores, score_limits, show_panel, weakly)
 from ..scoring.evaluator import Evaluator
 from ..scoring.sweep import Sweep, Turns
 
 # %% auto #0
-__all__ = ['Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'axis_range', 'score_figure', 'ScoreStrip',
-           'LiveCloud', 'masks_of', 'as_list', 'check_detector', 'check_weights', 'wide', 'component_strip', 'as_code',
-           'free_name', 'write_rows', 'SweepCurve', 'AblationLab']
+__all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'axis_range', 'score_figure',
+           'ScoreStrip', 'LiveCloud', 'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list',
+           'check_detector', 'check_weights', 'wide', 'component_strip', 'as_code', 'free_name', 'write_rows',
+           'SweepCurve', 'AblationLab']
 
 # %% ../../nbs/lab/02_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -56,17 +58,20 @@ def ablate(
 
 # %% ../../nbs/lab/02_ablation.ipynb #72d0fdc1
 def metric_label(
-    name: str,  # a name of `evaluate`, such as "image_auroc" or "aupro@30"
+    name: str,            # a name of `evaluate`, such as "image_auroc" or "aupro@30"
+    clouds: bool = False, # of clouds: objects instead of images, points instead of pixels
 ) -> str:
-    "The name as one says it: image AUROC, AUPRO to 30 %."
+    "The name as one says it: image AUROC, AUPRO to 30 %; of clouds object AUROC."
+    if clouds: name = name.replace("image", "object").replace("pixel", "point")
     if "@" in name: return name.replace("aupro@", "AUPRO to ") + " %"
-    return " ".join(word if word in ("image", "pixel") else word.upper() for word in name.split("_"))
+    return " ".join(word if word in ("image", "pixel", "object", "point") else word.upper() for word in name.split("_"))
 
 # %% ../../nbs/lab/02_ablation.ipynb #e0b0e02d
 def metric_table(
-    now,        # mapping from metric to value
-    reference,  # the same with the default weights
-) -> str:       # HTML
+    now,                   # mapping from metric to value
+    reference,             # the same with the default weights
+    clouds: bool = False,  # whether they are of clouds
+) -> str:                  # HTML
     "The metrics beside those of the default weights, with the change in colour, sign and arrow."
     style, rows = "padding:2px 12px;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap", []
     for name, value in now.items():
@@ -74,7 +79,7 @@ def metric_table(
         arrow, color = ("▲", LINES[0]) if change > 0 else ("▼", LINES[1]) if change < 0 else ("=", "inherit")
         cells = (f"{reference[name]:.3f}", f"{value:.3f}", f"<span style='color:{color}'>{change:+.3f} {arrow}</span>")
         if np.isnan(change): cells = "", "undefined", ""                # such as any AUPRO without a defective pixel
-        head = f"<th scope='row' style='padding:2px 12px;text-align:left;font-weight:normal'>{metric_label(name)}</th>"
+        head = f"<th scope='row' style='padding:2px 12px;text-align:left;font-weight:normal'>{metric_label(name, clouds)}</th>"
         rows.append(f"<tr>{head}" + "".join(f"<td style='{style}'>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th scope='col' style='{style}'>{title}</th>" for title in ("", "default", "now", "change"))
     return f"<table style='min-width:330px'><tr>{head}</tr>{''.join(rows)}</table>"
@@ -115,7 +120,7 @@ def score_figure(
     rows = sorted({s.defect for s in samples}, key=lambda d: (d != "good", d))
     layout = dict(width=460, height=90 + 26 * len(rows), margin=dict(l=110, r=15, t=10, b=45), template="simple_white",
                   yaxis=dict(categoryorder="array", categoryarray=rows, range=[-0.5, len(rows) - 0.5]),
-                  xaxis_title="image score", showlegend=False)
+                  xaxis_title=f"{'object' if isinstance(samples[0], Cloud) else 'image'} score", showlegend=False)
     return go.Figure(dots, layout)
 
 # %% ../../nbs/lab/02_ablation.ipynb #56be624f
@@ -163,7 +168,8 @@ class LiveCloud:
         cloud: Cloud,
         score,                 # (n,) or (H,W)
         limits: tuple,         # (low, high)
-        color: str = "score",  # or "photo", "mask"
+        color: str = "score",  # or "photo", "mask"; or any other name, with
+        own=None,              # (n,3) colours in [0,1] of the points
     ):
         "Colour `cloud`; positions are sent only if it is another cloud, and then the view starts afresh."
         level, other = self._level(cloud, score, limits), cloud is not self.cloud
@@ -171,12 +177,56 @@ class LiveCloud:
             with self.points.hold_sync():
                 if other: self.points.positions = cloud.points
                 self.points.attribute = level
+        elif own is not None and color == self.color and not other: self.points.colors = packed(own)
         elif other or color != self.color:    # k3d cannot change from one way of colouring to another: exchange the points
             self.plot -= self.points
-            self.points = cloud_points(cloud, level if color == "score" else color, (0.0, 1.0), name=self.name)
+            kind = level if color == "score" else color if own is None else "mask"
+            self.points = cloud_points(cloud, kind, (0.0, 1.0), name=self.name)
+            if own is not None: self.points.colors = packed(own)
             self.plot += self.points
         if other: self.plot.camera = front_view(cloud.points)
         self.cloud, self.color = cloud, color
+
+# %% ../../nbs/lab/02_ablation.ipynb #7f3aafab
+FLAGGED = {"found": LINES[2], "missed": LINES[1], "false alarm": LINES[4]}   # the colours of flagged and of missed points
+
+
+def threshold_at(
+    flat: np.ndarray,    # (P,) scores
+    truth: np.ndarray,   # (P,) bool: defective
+    rate: float,         # from 0 to 1
+) -> float:
+    "The lowest score that at most this share of the normal points exceeds."
+    normal = flat[~truth]
+    if len(normal) == 0: raise DataError("samples", "no normal point", "at least one", "Add a flawless sample.")
+    place = len(normal) - 1 - min(int(rate * len(normal)), len(normal) - 1)
+    return float(np.partition(normal, place)[place])
+
+
+def flagged_colors(
+    score: np.ndarray,          # (n,) of the points of a cloud
+    truth: np.ndarray | None,   # (n,) bool: defective; None: not known, then all that is flagged counts as found
+    threshold: float,
+) -> np.ndarray:                # (n,3) in [0,1]
+    "A colour for what is found, missed and a false alarm; the others grey."
+    from matplotlib.colors import to_rgb
+    above, truth = score > threshold, np.ones(len(score), bool) if truth is None else truth
+    colors = np.full((len(score), 3), 0.6, np.float32)
+    for name, kind in (("found", above & truth), ("missed", ~above & truth), ("false alarm", above & ~truth)): colors[kind] = to_rgb(FLAGGED[name])
+    return colors
+
+
+def flagged_text(
+    flat: np.ndarray,    # (P,) scores of all samples
+    truth: np.ndarray,   # (P,) bool
+    threshold: float,
+) -> str:                # HTML
+    "What the threshold does on all samples together, and the colours."
+    above = flat > threshold
+    hits, share = int((above & truth).sum()), lambda part, whole: f"{part / whole:.1%}" if whole else "undefined"
+    legend = ", ".join(f"<span style='color:{color}'>■</span> {name}" for name, color in FLAGGED.items())
+    return (f"flagged: above {threshold:.3g}, {share((above & ~truth).sum(), (~truth).sum())} of the normal points of all samples; "
+            f"found {share(hits, truth.sum())} of the defective ones; of the flagged {share(hits, above.sum())} are defective. {legend}")
 
 # %% ../../nbs/lab/02_ablation.ipynb #a4b6527b
 def masks_of(
@@ -301,10 +351,11 @@ class SweepCurve:
         import ipywidgets as W
         import plotly.graph_objects as go
         self.detector, self.components, self.evaluator, self.turns, self.known = detector, components, evaluator, Turns(), {}
-        self.numeric = {w.name: w for w in detector.weights if not w.choices}
+        self.numeric = {w.name: w for w in detector.weights if not w.choices and not w.idle(components)}
+        clouds = evaluator.sizes is not None
         weights = [(w.symbol or w.name, w.name) for w in self.numeric.values()]
         self.weight = wide(W.Dropdown(options=weights, description="over"))
-        self.metric = wide(W.Dropdown(options=[(metric_label(n), n) for n in names], description="metric"))
+        self.metric = wide(W.Dropdown(options=[(metric_label(n, clouds), n) for n in names], description="metric"))
         layout = dict(width=460, height=230, margin=dict(l=60, r=15, t=10, b=40), template="simple_white", showlegend=False)
         self.figure = go.FigureWidget(layout=layout)
         self.figure.add_scatter(mode="lines", line_color=LINES[0], connectgaps=True)
@@ -347,7 +398,7 @@ def show(self: SweepCurve, weights: dict, metrics):
     with self.figure.batch_update():
         self.figure.data[1].x, self.figure.data[1].y = [weights[self.weight.value]], [None if np.isnan(now) else now]
         self.figure.layout.xaxis.title.text = self.weight.value
-        self.figure.layout.yaxis.title.text = metric_label(self.metric.value)
+        self.figure.layout.yaxis.title.text = metric_label(self.metric.value, self.evaluator.sizes is not None)
     self.draw(now=True)
 
 
@@ -387,7 +438,7 @@ class AblationLab:
         self.limits = score_limits(self.default.maps)
         self._pictures()
         self._arrange()
-        for control in (*self.controls.values(), self.sample, self.color, self.curve.weight, self.curve.metric):
+        for control in (*self.controls.values(), self.sample, self.color, self.rate, self.curve.weight, self.curve.metric):
             control.observe(weakly(self._follow), "value")
         self.close = close_with(self, self.box, also=[self.curve.stop])      # frees everything at once
         self.show_sample()
@@ -405,11 +456,14 @@ def _controls(self: AblationLab):
     "Make everything that can be moved or pressed."
     import ipywidgets as W
     from mmad_nb.detectors.base import weight_control
-    self.controls = {w.name: wide(weight_control(w)) for w in self.detector.weights}
+    self.controls = {w.name: wide(weight_control(w, self.part_limits)) for w in self.detector.weights}
     names = [(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)]
     self.sample = wide(W.Dropdown(options=names, description="sample"))
-    colors = ("score", "photo", "mask") if self.photos else ("score", *self.part_limits, "mask")
-    self.color = W.ToggleButtons(options=colors, description="cloud", style=dict(button_width="70px"))
+    colors = ("score", *(("photo",) if self.photos else self.part_limits), "mask", "flagged")
+    few = dict(description="cloud", options=colors)
+    self.color = W.ToggleButtons(**few, style=dict(button_width="70px")) if len(colors) < 8 else wide(W.Dropdown(**few))
+    rates = [(f"{rate:.1%} of the normal points", rate) for rate in (.001, .003, .01, .03, .1, .3)]
+    self.rate = wide(W.SelectionSlider(options=rates, value=.01, description="flag"))
     self.button = W.Button(description="default weights", tooltip="set all weights to their defaults")
     self.keep = W.Button(description="keep as row", tooltip="add the present setting to the table of kept rows")
     self.save = W.Button(description="save rows", tooltip="write the kept rows to a new file ablation.csv")
@@ -434,6 +488,7 @@ def _pictures(self: AblationLab):
     sample = self.sample                                          # without the lab, which it must not keep alive
     self.strip = ScoreStrip(self.samples, lambda i: setattr(sample, "value", i))
     defined = [name for name, value in self.default.metrics.items() if not np.isnan(value)]
+    self.legend = W.HTML()
     self.curve = SweepCurve(self.detector, self.components, self.evaluator, defined or self.default.metrics)
     self.image.add_class("mmad-map")
     self.table.add_class("mmad-metrics")
@@ -443,19 +498,20 @@ def _pictures(self: AblationLab):
 def _arrange(self: AblationLab):
     "Put all widgets into `self.box`."
     import ipywidgets as W
-    meanings = {w.name: W.HTML(escape(w.meaning)) for w in self.detector.weights}
+    idle = {w.name: f" <b>No effect here: there is no {escape(w.needs)}.</b>" * w.idle(self.part_limits) for w in self.detector.weights}
+    meanings = {w.name: W.HTML(escape(w.meaning) + idle[w.name]) for w in self.detector.weights}
     weights = W.VBox([W.HBox([control, meanings[name]]) for name, control in self.controls.items()])
     width, height = (360, 340) if self.photos else (920, 480)     # without photos the cloud is the main picture
     turn = W.Box([self.cloud.plot], layout=W.Layout(width=f"{width}px", height=f"{height}px"))
     room = W.Layout(width="470px", height=f"{self.strip.figure.layout.height + 10}px")
     wrap = W.Layout(flex_flow="row wrap")
-    for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color")): part.add_class(f"mmad-{name}")
+    for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color"), (self.rate, "rate")): part.add_class(f"mmad-{name}")
     parts = W.HTML("components: " + ", ".join(map(escape, self.part_limits)))
     maps = [W.VBox([W.HBox([self.photo, self.image]), self.bar, parts, self.parts])] if self.photos else []
     origin = W.HTML(escape(getattr(self.components, "provenance", "")))
     self.box = W.VBox([
         W.HBox([self.sample, self.button, self.keep, self.save], layout=wrap), weights,
-        W.HBox([*maps, W.VBox([self.color, turn, *([] if maps else [self.bar])])], layout=wrap),
+        W.HBox([*maps, W.VBox([self.color, self.rate, turn, self.legend, *([] if maps else [self.bar])])], layout=wrap),
         W.HBox([W.VBox([W.Box([self.strip.figure], layout=room), self.curve.box]), self.table], layout=wrap),
         self.code, self.kept, origin, self.message])
 
@@ -469,7 +525,7 @@ def _ipython_display_(self: AblationLab):
 def _follow(self: AblationLab, change):
     "Called by every control."
     if self._held: return
-    actions = {self.sample: self.show_sample, self.color: self.show_cloud,
+    actions = {self.sample: self.show_sample, self.color: self.show_cloud, self.rate: self.flag,
                self.curve.weight: self.show_curve, self.curve.metric: self.show_curve}
     self._guarded(actions.get(change["owner"], self.move))
 
@@ -529,13 +585,42 @@ def show_map(self: AblationLab):
 
 @patch
 def show_cloud(self: AblationLab):
-    "The cloud, in the chosen colours: by fused score, by a component, by photo or mask."
+    "The cloud, in the chosen colours: by fused score, by a component, by photo or mask, by what is flagged."
     i, color = self.sample.value, self.color.value
-    score, limits = self.result.maps[i].numpy(), self.limits
-    if not self.photos and color in self.part_limits:
+    score, limits, own, self.legend.value = self.result.maps[i].numpy(), self.limits, None, ""
+    if color == "flagged":
+        own = flagged_colors(point_scores(self.clouds[i], score), self.clouds[i].labels, self.threshold)
+        self.legend.value = flagged_text(self.flat, self.truth, self.threshold)
+    elif not self.photos and color in self.part_limits:
         score, limits, color = np.asarray(self.parts_of(i)[color]), self.part_limits[color], "score"
-    self.cloud.show(self.clouds[i], score, limits, color)
-    if not self.photos: self.bar.value = color_bar(limits)
+    self.cloud.show(self.clouds[i], score, limits, color, own)
+    if not self.photos: self.bar.value = "" if own is not None or color == "mask" else color_bar(limits)
+
+
+@patch(as_prop=True)
+def flat(self: AblationLab) -> np.ndarray:
+    "The fused scores of all pixels, or of all points."
+    maps = self.result.maps
+    return (torch.cat(maps) if isinstance(maps, list) else maps.flatten()).numpy()
+
+
+@patch(as_prop=True)
+def truth(self: AblationLab) -> np.ndarray:
+    "Which of them are defective."
+    return ~self.evaluator.normal.numpy()
+
+
+@patch(as_prop=True)
+def threshold(self: AblationLab) -> float:
+    "The score above which a point is flagged."
+    return threshold_at(self.flat, self.truth, self.rate.value)
+
+
+@patch
+def flag(self: AblationLab):
+    "Colour the cloud by what is flagged."
+    if self.color.value == "flagged": self.show_cloud()
+    else: self.color.value = "flagged"
 
 
 @patch
@@ -543,7 +628,7 @@ def show_numbers(self: AblationLab):
     "Scores, metrics, and the setting as code."
     self.strip.show(np.asarray(self.result.scores), self.sample.value)
     self.code.value = as_code(self.weights, not self.photos, "components" in signature(self.detector.image_scores).parameters)
-    self.table.value = metric_table(self.result.metrics, self.default.metrics)
+    self.table.value = metric_table(self.result.metrics, self.default.metrics, not self.photos)
     self.show_curve()
 
 
@@ -579,7 +664,7 @@ def keep_row(self: AblationLab):
     self.rows.append((dict(self.weights), dict(self.result.metrics)))
     cells = lambda values, tag: "<tr>" + "".join(f"<{tag} style='padding:0 8px'>{v}</{tag}>" for v in values) + "</tr>"
     shown = lambda value: f"{value:.3f}" if isinstance(value, float) else escape(str(value))
-    head = cells([*self.rows[0][0], *map(metric_label, self.rows[0][1])], "th")
+    head = cells([*self.rows[0][0], *(metric_label(name, not self.photos) for name in self.rows[0][1])], "th")
     body = "".join(cells(map(shown, [*w.values(), *m.values()]), "td") for w, m in self.rows)
     self.kept.value = f"<table>{head}{body}</table>"
 
@@ -611,13 +696,14 @@ def still(self: AblationLab):  # matplotlib Figure
     draw_cloud(axes[-2], self.clouds[i], score, self.limits)
     change = {name: round(value - self.default.metrics[name], 3) + 0.0 for name, value in self.result.metrics.items()}
     lines = ["metric           now  change"]
-    lines += [f"{metric_label(name):<13} undefined" if np.isnan(value) else
-              f"{metric_label(name):<13}{self.result.metrics[name]:6.3f} {value:+6.3f}" for name, value in change.items()]
+    label = lambda name: metric_label(name, not self.photos)
+    lines += [f"{label(name):<13} undefined" if np.isnan(value) else
+              f"{label(name):<13}{self.result.metrics[name]:6.3f} {value:+6.3f}" for name, value in change.items()]
     axes[-1].text(0, 1, "\n".join(lines), family="monospace", fontsize=8, va="top", linespacing=1.6)
     setting = ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights)
     name = f"{sample.category}: {sample.defect}"
     titles = (name, setting, "score on the cloud", "") if self.photos else (f"{name}, mask", f"score, {setting}", "")
     for ax, title in zip(axes, titles):
-        ax.set_title(title, fontsize=9)
+        ax.set_title(fill(title, 34), fontsize=9)
         ax.set_axis_off()
     return fig

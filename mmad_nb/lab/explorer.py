@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -72,9 +73,10 @@ def difference_picture(
 
 # %% ../../nbs/lab/04_explorer.ipynb #8ace4050
 def difference_table(
-    left,    # mapping from metric to value
-    right,   # the same of the other side
-) -> str:    # HTML
+    left,                  # mapping from metric to value
+    right,                 # the same of the other side
+    clouds: bool = False,  # whether they are of clouds
+) -> str:                  # HTML
     "The metrics of both sides and left minus right, with an arrow to the better side."
     style, rows = "padding:2px 12px;text-align:{};font-variant-numeric:tabular-nums;white-space:nowrap", []
     name_style, number_style = style.format("left") + ";font-weight:normal", style.format("right")
@@ -84,7 +86,7 @@ def difference_table(
         cells = f"{left[name]:.3f}", f"{right[name]:.3f}", f"<span style='color:{color}'>{change:+.3f} {arrow}</span>"
         if np.isnan(change): cells = "", "undefined", ""       # such as any AUPRO without a defective pixel
         numbers = "".join(f"<td style='{number_style}'>{cell}</td>" for cell in cells)
-        rows.append(f"<tr><th scope='row' style='{name_style}'>{metric_label(name)}</th>{numbers}</tr>")
+        rows.append(f"<tr><th scope='row' style='{name_style}'>{metric_label(name, clouds)}</th>{numbers}</tr>")
     titles = "", "left", "right", "left − right"
     head = "".join(f"<th scope='col' style='{number_style}'>{title}</th>" for title in titles)
     return f"<table style='min-width:330px'><tr>{head}</tr>{''.join(rows)}</table>"
@@ -155,7 +157,7 @@ class Side:
         from mmad_nb.detectors.base import weight_control
         self.detector, self.components, self.truth, self.now = detector, components, truth, None
         self.start = {w.name: start.get(w.name, w.default) for w in detector.weights}
-        self.controls = {w.name: wide(weight_control(replace(w, default=self.start[w.name]))) for w in detector.weights}
+        self.controls = {w.name: wide(weight_control(replace(w, default=self.start[w.name]), components)) for w in detector.weights}
         self.settle()
 
     @property
@@ -334,7 +336,7 @@ def _show_bars(self: Explorer):
 
 @patch
 def _show_table(self: Explorer):
-    self.table.value = difference_table(self.left.now.metrics, self.right.now.metrics)
+    self.table.value = difference_table(self.left.now.metrics, self.right.now.metrics, not self.photos)
 
 # %% ../../nbs/lab/04_explorer.ipynb #2dbc6b67
 @patch
@@ -383,12 +385,12 @@ def _bottom_bar(fig, axes, limits, name):
     bar.ax.tick_params(labelsize=8)
 
 
-def _table_text(left, right):
+def _table_text(left, right, clouds):
     lines = ["metric          left  right  l − r"]
     for name in left:
         change = round(left[name] - right[name], 3) + 0.0      # + 0.0: no "-0.000"
         numbers = f"{left[name]:7.3f}{right[name]:7.3f}{change:+7.3f}"
-        lines.append(f"{metric_label(name):<13}" + ("     undefined" if np.isnan(change) else numbers))
+        lines.append(f"{metric_label(name, clouds):<13}" + ("     undefined" if np.isnan(change) else numbers))
     return "\n".join(lines)
 
 # %% ../../nbs/lab/04_explorer.ipynb #ae225d9f
@@ -410,8 +412,8 @@ def still(self: Explorer):  # matplotlib Figure
     _bottom_bar(fig, axes[1:3], (low, high), "magma")
     _bottom_bar(fig, axes[3], (-reach, reach), DIVERGING)
     titles = f"{sample.category}: {sample.defect}", f"left: {self.left}", f"right: {self.right}", "left − right"
-    for ax, title in zip(axes, titles): ax.set_title(title, fontsize=9)
+    for ax, title in zip(axes, titles): ax.set_title(fill(title, 34), fontsize=9)
     fig.suptitle(f"colours: {self.scale.value}, {low:.3g} to {high:.3g} on both sides", x=0.01, ha="left", fontsize=9)
-    text = _table_text(self.left.now.metrics, self.right.now.metrics)
+    text = _table_text(self.left.now.metrics, self.right.now.metrics, not self.photos)
     axes[-1].text(0, 1, text, family="monospace", fontsize=7.5, va="top", linespacing=1.7)
     return fig

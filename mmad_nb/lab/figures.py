@@ -140,6 +140,8 @@ def show_sample(
 ):  # matplotlib Figure
     "Photo, depth, normals and mask of one `sample`, side by side."
     from matplotlib.colors import to_rgb
+    if not isinstance(sample, Sample):
+        raise DataError("sample", f"a {type(sample).__name__}", "a Sample", "A cloud is drawn by cloud_still or cloud_plot.")
     fig, axes = _axes(1, 4, (9, 2.7))
     photo, (depth, (near, far)) = sample.rgb.transpose(1, 2, 0), depth_picture(sample)
     mask = np.zeros(sample.size, bool) if sample.mask is None else sample.mask
@@ -161,13 +163,16 @@ def _bar(fig, axes, limits, name="magma"):
 
 # %% ../../nbs/lab/01_figures.ipynb #ef84096c
 def show_maps(
-    samples,                # the N samples
-    maps,                   # {title: (N,H,W)}, or one (N,H,W)
+    samples,                # the N samples, or the N clouds
+    maps,                   # {title: (N,H,W)}, or one (N,H,W); of clouds a list of N (n,), or (points of all,)
     limits=None,            # (low, high) of the colours; None: one pair for each title, shared by all samples
     opacity: float = 0.8,   # of the highest score's colour over the photo
 ):                          # matplotlib Figure
-    "One row a sample: the photo with the defect outlined, then each map over the photo."
+    "One row a sample: the photo with the defect outlined, then each map over the photo; or a cloud, and its scores."
     maps = maps if isinstance(maps, dict) else {"anomaly map": maps}
+    if len({isinstance(one, Cloud) for one in samples}) > 1:
+        raise DataError("samples", "samples and clouds", "one kind", "Draw each kind in a figure of its own.")
+    if len(samples) and isinstance(samples[0], Cloud): return _cloud_rows(samples, maps, limits)
     for title, values in maps.items():
         if len(values) != len(samples):
             raise DataError(f"maps {title!r}", f"{len(values)} maps", f"{len(samples)}, one a sample",
@@ -186,8 +191,8 @@ def show_maps(
 
 # %% ../../nbs/lab/01_figures.ipynb #7abd6fea
 def show_components(
-    samples,       # the N samples
-    components,    # a mapping {name: (N,H,W)}, such as a detector's components, or its `.maps`
+    samples,       # the N samples, or the N clouds
+    components,    # a mapping {name: (N,H,W)}, of clouds {name: (points of all,)}, such as a detector's components, or its `.maps`
     **more,        # further maps, such as fused=detector.fuse(components)
 ):                 # matplotlib Figure
     "The maps that a detector fuses, side by side; each name has its own colour limits, shared by all samples."
@@ -265,6 +270,29 @@ def cloud_still(
         draw_cloud(ax, cloud, color, limits, count)
         ax.set_title(color if isinstance(color, str) else "anomaly score", fontsize=10)
     return fig
+
+
+def _cloud_rows(clouds, maps, limits):
+    "The rows of `show_maps` for clouds: the defect, then the scores of each map."
+    import matplotlib.pyplot as plt
+    ends, columns = np.cumsum([len(cloud) for cloud in clouds]), 1 + len(maps)
+    fig = plt.figure(figsize=(2.2 * columns + 0.8, 2.1 * len(clouds)), layout="constrained")
+    plt.close(fig)
+    axes = fig.subplots(len(clouds), columns, squeeze=False, subplot_kw=dict(projection="3d"))
+    for ax, cloud in zip(axes[:, 0], clouds):
+        draw_cloud(ax, cloud, "mask")
+        ax.set_title(f"{cloud.category}: {cloud.defect}", fontsize=9)
+    for column, (title, values) in enumerate(maps.items(), 1):
+        flat = not isinstance(values, (list, tuple)) and len(values) == ends[-1]
+        values = np.split(np.asarray(values), ends[:-1]) if flat else list(values)
+        if len(values) != len(clouds):
+            raise DataError(f"maps {title!r}", f"{len(values)}", f"{len(clouds)}, one a cloud", "Pick the same clouds from both.")
+        own = limits or score_limits(values)
+        for ax, cloud, score in zip(axes[:, column], clouds, values): draw_cloud(ax, cloud, score, own)
+        axes[0, column].set_title(title, fontsize=10)
+        _bar(fig, axes[:, column], own)
+    return fig
+
 
 # %% ../../nbs/lab/01_figures.ipynb #e85c54c0
 def packed(
@@ -438,6 +466,8 @@ class LimitPanel:
         maps: np.ndarray,  # (N,H,W), one map a sample
     ):
         import ipywidgets as W
+        if not all(isinstance(one, Sample) for one in samples):
+            raise DataError("samples", "clouds", "samples with photos", "For clouds use mmad_nb.lab.AblationLab.")
         self.samples, self.maps, (self.low, high) = samples, maps, score_limits(maps)
         self.high = W.FloatSlider(value=high, min=high / 50, max=2 * high, step=high / 50,
                                   description="upper limit", readout_format=".3f")

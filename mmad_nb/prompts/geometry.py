@@ -99,11 +99,12 @@ class GDDM(nn.Module):
         with torch.no_grad(): self.last.bias.mul_(size)
 
     def forward(self,
-        local: torch.Tensor,  # (B,n,dim)
+        local: torch.Tensor,   # (B,n,dim)
+        k: int | None = None,  # points; None: as in the training. At most as many tokens as then are kept
     ) -> Defects:
         "Score, choose, weigh, attend."
         scores = outlier_scores(local, self.prototypes)
-        index, value = strongest(scores, self.k)
+        index, value = strongest(scores, self.k if k is None else k)
         chosen = pick(local, index)
         if self.weigh: chosen = chosen * score_weights(value)[..., None]
         x = self.widen(chosen)
@@ -154,11 +155,12 @@ class GeometryPrompts(LearnablePrompts):
 def sentences(self: GeometryPrompts,
     local: torch.Tensor,  # (B,n,128) of points
     whole: torch.Tensor,  # (B,512) of clouds
+    k: int | None = None, # points of the defect prompt; None: as in the training
 ) -> list:                # of two: what stands between SOS and the dot, (B,m,width), flawless and damaged
     "Learned vectors, shape and defect prompts in order."
     B, found = len(local), []
     shape = [] if self.shape is None else [self.shape(whole)[:, None]]
-    defect = [] if self.defect is None else [self.defect(local).tokens]
+    defect = [] if self.defect is None else [self.defect(local, k).tokens]
     for context, own in zip(self.context, ([], defect)):
         learned = [context.expand(B, -1, -1)]
         found.append(torch.cat([*(shape + learned if self.order == "paper" else learned + shape), *own], 1))
@@ -167,14 +169,16 @@ def sentences(self: GeometryPrompts,
 
 @patch
 def vectors(self: GeometryPrompts,
-    plan: Plan,      # of B clouds
-) -> torch.Tensor:   # (B,2,E) unit vectors of the flawless and of the damaged sentence, for each cloud
+    plan: Plan,            # of B clouds
+    k: int | None = None,  # points of the defect prompt; None: as in the training
+) -> torch.Tensor:         # (B,2,E) unit vectors of the flawless and of the damaged sentence, for each cloud
     "Both sentences of every cloud through the text tower."
     if self.shape is None and self.defect is None:
         return LearnablePrompts.vectors(self).expand(len(plan.points[0]), -1, -1)
-    model, length, first = self.encoder.model, self.rows.shape[1], self.first
-    fresh, found = self.sentences(*self.network(plan)), []
-    for row, middle in zip(self.rows, fresh):
+    model, first, found = self.encoder.model, self.first, []
+    for row, middle in zip(self.rows, self.sentences(*self.network(plan), k)):
+        kept = 1 + middle.shape[1]
+        row = torch.cat([row[:kept], row[row.argmax() - 1:]])      # fewer points than in the training: a shorter sentence
         tokens = self.encoder.embed_text(row[None]).expand(len(middle), -1, -1)
         places = model.positional_embedding[1:1 + middle.shape[1]]
         tokens = torch.cat([tokens[:, :1], (middle + places).to(tokens), tokens[:, 1 + middle.shape[1]:]], 1)
@@ -182,7 +186,7 @@ def vectors(self: GeometryPrompts,
             if 1 <= number <= len(self.layers):
                 deep = self.layers[number - 1].to(tokens).expand(len(tokens), -1, -1)
                 tokens = torch.cat([tokens[:, :first], deep, tokens[:, first + self.deep:]], 1)
-            tokens = block(tokens, attn_mask=model.attn_mask[:length, :length])
+            tokens = block(tokens, attn_mask=model.attn_mask[:len(row), :len(row)])
         found.append(self.encoder.project_text(tokens, row.argmax().expand(len(tokens))).float())
     return torch.stack(found, 1)
 
