@@ -12,7 +12,7 @@ from mmad_nb.core.runtime import DataError
 from mmad_nb.data import Cloud
 from mmad_nb.detectors import (Components, Detector, Option, PairDetector, Stage, Weight, create_detector, frozen, list_detectors,
                                load_detector)
-from mmad_nb.detectors.base import DETECTORS, register
+from mmad_nb.detectors.base import DETECTORS, register, weight_control
 from mmad_nb.mapping import create_mappers, crossmodal_loss, distance_maps
 
 
@@ -280,3 +280,16 @@ def test_the_list_of_detectors():
     class Toy(Detector): defaults = {"a": Option(1, low=0), "b": True}
     try: assert create_detector("toy", device="cpu", a=3).config() == {"detector": "toy", "encoders": "tiny", "a": 3, "b": True}
     finally: del DETECTORS["toy"]
+
+
+@pytest.mark.parametrize("low, high, default, step", [(0, 1, .5, .05), (0, 12, 4., .5), (0, 1, .33, .01), (-1, 3, .5, 4 / 24), (0, 1, .1234, .001), (2., 2., 2., .05)])
+def test_a_default_lies_on_a_step_of_its_slider(low, high, default, step):
+    "The browser moves a value that lies between two steps to the next one."
+    slider = weight_control(Weight("a", "α", default, low, high))
+    assert slider.value == default and slider.step == pytest.approx(step)
+
+
+def test_a_control_is_switched_off_only_where_its_component_is_known_to_be_missing():
+    free, bound = Weight("a", "α", .5), Weight("b", "β", "x", choices=("x", "y"), needs="photo")
+    assert [weight_control(bound, parts).disabled for parts in ((), ["points"], ["points", "photo"])] == [False, True, False]
+    assert not weight_control(free, ["points"]).disabled

@@ -14,9 +14,10 @@ from mmad_nb.core.runtime import DataError
 from mmad_nb.core.training import drawn_from
 from mmad_nb.data import Cloud, prepare
 from mmad_nb.detectors import create_detector, evaluate_each, load_detector
-from mmad_nb.detectors.pointad import ViewFeatures, ViewItem, ViewRecipe, gaussian_blur, view_losses
+from mmad_nb.detectors.pointad import gaussian_blur, view_losses
 from mmad_nb.experiments.protocols import Splits, measure, run_protocol
 from mmad_nb.features.text import ClipEncoder, value_attention
+from mmad_nb.features.views import ViewFeatures, ViewItem, ViewRecipe
 from mmad_nb.forge import forge_sample
 from mmad_nb.forge.forge_clouds import forge_cloud
 from mmad_nb.prompts.learnable import dice_loss, enlarged, pixel_loss, similarity, similarity_maps

@@ -352,6 +352,7 @@ def test_what_is_flagged_follows_rate_weight_and_cloud(cloud_lab):
         assert counts(lab) == {"found": (above & bad).sum(), "missed": (~above & bad).sum(), "false alarm": (above & ~bad).sum()}
         assert len(lab.cloud.points.colors) == len(CLOUDS[i]) and plot.objects == [lab.cloud.points]
         found, flagged = (flat[truth] > lab.threshold).mean(), flat > lab.threshold
+        assert f", {allowed / len(normal):.1%} of the normal" in lab.legend.value
         assert f"found {found:.1%}" in lab.legend.value and f"flagged {truth[flagged].mean():.1%} are" in lab.legend.value
     lab.color.value = "score"
     assert lab.legend.value == "" and lab.bar.value and len(lab.cloud.points.attribute) == len(CLOUDS[0])
@@ -363,8 +364,9 @@ def test_flags_keep_the_view_and_change_in_place(cloud_lab):
     lab.cloud.plot.camera = turned = [1.0] * 9
     lab.rate.value = 0.1
     assert lab.color.value == "flagged"
-    points = lab.cloud.points
+    points, before, text = lab.cloud.points, lab.cloud.points.colors.copy(), lab.legend.value
     lab.rate.value = 0.3
+    assert (points.colors != before).any() and lab.legend.value != text
     lab.controls["alpha"].value = 0.0
     assert lab.cloud.points is points and list(lab.cloud.plot.camera) == turned
 

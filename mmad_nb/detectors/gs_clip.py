@@ -19,9 +19,10 @@ from ..core.runtime import DataError
 from ..core.training import drawn_from
 from .base import Components, Option, Weight, register
 from .frozen import Stage
-from .pointad import PointAD, ViewFeatures, ViewRecipe, view_item, view_losses
+from .pointad import PointAD, view_losses
 from ..features.pointnet2 import Plan, choose_points, create_pointnet2, plan_groups, unit_sphere
 from ..features.text import ClipEncoder, ImageFeatures
+from ..features.views import ViewFeatures, ViewRecipe, view_item
 from ..prompts.geometry import GeometryPrompts
 from ..prompts.learnable import LearnablePrompts
 from ..streams.synergy import SRM, DepthTower, consistency_loss

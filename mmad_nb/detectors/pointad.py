@@ -6,147 +6,29 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import NamedTuple
+from dataclasses import replace
+from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
 from ..core.runtime import DataError, unknown_name
-from ..data.neighbours import with_normals
 from ..data.sample import Cloud, Sample
 from .base import Detector, Option, Weight, categories_of, check_maps, register
 from .frozen import PairDetector, check_pair
-from ..features.extract import collect, size_of
+from ..features.extract import collect
 from ..features.text import STATES, ClipEncoder, prompt_vectors
+from ..features.views import ViewFeatures, ViewRecipe, note_labels, view_item
 from ..features.zoo import create_encoder
 from ..prompts.learnable import (LearnablePrompts, dice_loss, enlarged, load_prompts, pixel_loss, similarity,
                                        similarity_maps)
 from ..prompts.states import TEXT_ENCODERS, text_tower
 from ..views.project import average_views, back_project, on_grid, smooth_points
-from ..views.render import ANGLES, render
+from ..views.render import ANGLES
 
 # %% auto #0
-__all__ = ['POINTAD_WEIGHTS', 'ViewFeatures', 'ViewRecipe', 'LabelNote', 'note_labels', 'ViewItem', 'view_item', 'view_losses',
-           'gaussian_matrix', 'gaussian_blur', 'PointAD']
-
-# %% ../../nbs/detectors/08_pointad.ipynb #7b015ab9
-@dataclass(frozen=True, eq=False, repr=False)
-class ViewFeatures:
-    "What a vision-language model says about the renders of a capture, and where each of its points lies in them."
-    image: torch.Tensor    # (V,E) unit vectors of the renders; one row more for the photo, if it was looked at
-    patches: torch.Tensor  # (V,E,h,w) unit vectors of their patches; likewise
-    owner: torch.Tensor    # (V,S,S) int32: the point that is drawn in each pixel, -1 for none
-    place: torch.Tensor    # (V,N,2) int16: row and column of each point in each render
-    visible: torch.Tensor  # (V,N) bool
-    points: torch.Tensor   # (N,3) float32
-    shape: tuple           # (H,W) of a sample, (N,) of a cloud
-
-    def __len__(self): return len(self.visible)
-
-    @property
-    def size(self) -> int: return self.owner.shape[-1]  # S; with `pixel` what `back_project` asks of views
-
-    @property
-    def pixel(self) -> torch.Tensor: return self.place.long()
-
-    @property
-    def valid(self) -> torch.Tensor: return self.visible.any(0)
-
-    def named(self) -> dict:
-        "The feature tensors by the names that messages use."
-        return {"image": self.image, "patch": self.patches}
-
-    def on(self, device):
-        "The same on another device."
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if name != "shape"})
-
-    def drawn(self,
-        labels: torch.Tensor,  # (N,) bool
-    ) -> torch.Tensor:         # (V,S,S) bool
-        "The labels of the points as they are drawn in each render."
-        return labels[self.owner.clamp(min=0).long()] & (self.owner >= 0)
-
-# %% ../../nbs/detectors/08_pointad.ipynb #76ae1d3e
-class ViewRecipe:
-    "A capture becomes ViewFeatures; its labels stay out of them."
-    def __init__(self,
-        encoder: ClipEncoder,
-        angles: str = "pointad",   # of the cameras, see views/01_render
-        picture: str = "shade",    # what is drawn: "shade", "depth" or "color"
-        vv: int | None = None,     # first block of V-V attention; None: without
-        tap: int | None = None,    # block whose patches are read; None: the last
-        photo: bool = True,        # look at the photo of a sample, too
-    ):
-        self.encoder, self.angles, self.picture, self.vv, self.tap, self.photo = encoder, angles, picture, vv, tap, photo
-
-    def key(self) -> dict:
-        "What of a cache key all captures share."
-        return {**vars(self), "encoder": self.encoder.fingerprint, "views": 1}
-
-    def encode(self, captures, lookup=None):
-        "Features of a few captures."
-        for n, capture in enumerate(captures):
-            yield self.restore(lookup(n, lambda: self.compute(capture)) if lookup else self.compute(capture), size_of(capture))
-
-    def compute(self, capture) -> dict:
-        "The tensors of one capture."
-        return self.told(*self.look(capture))
-
-    def look(self, capture) -> tuple:
-        "The views of a capture, and its photo as a picture for the encoder (n,3,S,S); n = 0 without one."
-        cloud, size = capture.cloud() if isinstance(capture, Sample) else capture, self.encoder.size
-        views = render(replace(with_normals(cloud), labels=None), self.angles, size, device=str(self.encoder.mean.device))
-        if getattr(views, self.picture) is None:
-            raise DataError(f"cloud {cloud.id!r}", "no colours", "coloured points", 'Take picture="shade".')
-        photo = torch.from_numpy(capture.rgb)[None] if self.photo and isinstance(capture, Sample) else torch.zeros(0, 3, size, size)
-        if len(photo) and capture.size != (size, size):
-            photo = F.interpolate(photo, (size, size), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-        return views, photo.to(views.shade)
-
-    def told(self, views, photo) -> dict:
-        "What the encoder says about them, in one pass, and where each point lies."
-        said = self.encoder.encode_image(torch.cat([getattr(views, self.picture), photo]), vv=self.vv, tap=self.tap)
-        found = {"image": said.image, "patches": said.patches, "owner": views.owner.int(), "place": views.pixel.short(),
-                 "visible": views.visible, "points": views.points}
-        return {name: value.cpu() for name, value in found.items()}
-
-    def tensors(self, features) -> dict:
-        "What stands in a file."
-        return {name: value for name, value in vars(features).items() if name != "shape"}
-
-    def restore(self, tensors, size) -> ViewFeatures:
-        "Features from what stands in a file."
-        return ViewFeatures(**tensors, shape=tuple(size))
-
-# %% ../../nbs/detectors/08_pointad.ipynb #8ec6e24f
-class LabelNote(NamedTuple):
-    "What is remembered of a labelled capture beside its features."
-    id: str
-    category: str
-    labels: np.ndarray    # packed bits of the points' labels
-    anomalous: bool
-
-
-def note_labels(capture, features) -> LabelNote:
-    "The note of a Sample with a mask, or of a Cloud with labels."
-    cloud = capture.cloud() if isinstance(capture, Sample) else capture
-    return LabelNote(capture.id, capture.category, np.packbits(cloud.labels), capture.anomalous)
-
-
-class ViewItem(NamedTuple):
-    "A labelled capture as the losses see it."
-    features: ViewFeatures
-    labels: torch.Tensor  # (N,) bool: defective points
-    anomalous: bool
-
-
-def view_item(features, note, number) -> ViewItem:
-    "A capture with its labels unpacked."
-    return ViewItem(features, torch.from_numpy(np.unpackbits(note.labels, count=len(features.points)).astype(bool)), note.anomalous)
+__all__ = ['POINTAD_WEIGHTS', 'view_losses', 'gaussian_matrix', 'gaussian_blur', 'PointAD']
 
 # %% ../../nbs/detectors/08_pointad.ipynb #177ace80
 def view_losses(

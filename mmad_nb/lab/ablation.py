@@ -462,7 +462,7 @@ def _controls(self: AblationLab):
     colors = ("score", *(("photo",) if self.photos else self.part_limits), "mask", "flagged")
     few = dict(description="cloud", options=colors)
     self.color = W.ToggleButtons(**few, style=dict(button_width="70px")) if len(colors) < 8 else wide(W.Dropdown(**few))
-    rates = [(f"{rate:.1%} of the normal points", rate) for rate in (.001, .003, .01, .03, .1, .3)]
+    rates = [(f"{rate:.1%}", rate) for rate in (.001, .003, .01, .03, .1, .3)]
     self.rate = wide(W.SelectionSlider(options=rates, value=.01, description="flag"))
     self.button = W.Button(description="default weights", tooltip="set all weights to their defaults")
     self.keep = W.Button(description="keep as row", tooltip="add the present setting to the table of kept rows")
@@ -506,12 +506,13 @@ def _arrange(self: AblationLab):
     room = W.Layout(width="470px", height=f"{self.strip.figure.layout.height + 10}px")
     wrap = W.Layout(flex_flow="row wrap")
     for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color"), (self.rate, "rate")): part.add_class(f"mmad-{name}")
+    flag = W.VBox([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>")])
     parts = W.HTML("components: " + ", ".join(map(escape, self.part_limits)))
     maps = [W.VBox([W.HBox([self.photo, self.image]), self.bar, parts, self.parts])] if self.photos else []
     origin = W.HTML(escape(getattr(self.components, "provenance", "")))
     self.box = W.VBox([
         W.HBox([self.sample, self.button, self.keep, self.save], layout=wrap), weights,
-        W.HBox([*maps, W.VBox([self.color, self.rate, turn, self.legend, *([] if maps else [self.bar])])], layout=wrap),
+        W.HBox([*maps, W.VBox([self.color, flag, turn, self.legend, *([] if maps else [self.bar])])], layout=wrap),
         W.HBox([W.VBox([W.Box([self.strip.figure], layout=room), self.curve.box]), self.table], layout=wrap),
         self.code, self.kept, origin, self.message])
 
