@@ -290,7 +290,7 @@ def surface_loss(
     return loss
 
 # %% ../../nbs/pretraining/06_pointnet2.ipynb #ca279443
-POINTNET2_STAGES = (Stage(100, 1e-3), Stage(1275, 3e-3), Stage(400, 6e-4), Stage(689, 3e-3), Stage(220, 6e-4))
+POINTNET2_STAGES = (Stage(100, 1e-3), Stage(3000, 3e-3), Stage(900, 6e-4))
 
 
 def train_tiny_pointnet2(
