@@ -67,7 +67,7 @@ def cloud_normals(
     points: torch.Tensor,                    # (N,3)
     k: int = 16,                             # neighbours, the point itself included; at least 3
     viewpoint: torch.Tensor | None = None,   # (3,) normals look towards it; None: away from the centroid
-    chunk: int = 16384,                      # points per step; memory grows with it
+    chunk: int = 16384,                      # points whose neighbours' positions are in memory at a time
 ) -> torch.Tensor:                           # (N,3) float32 of unit length
     "Normals of a cloud without a grid: the direction in which each neighbourhood is thinnest."
     import torch
@@ -80,7 +80,7 @@ def cloud_normals(
         offset = points[some] - points[some].mean(1, keepdim=True)                  # (chunk,k,3)
         scatter = offset.transpose(1, 2) @ offset                                   # C, (chunk,3,3)
         trace = scatter.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-        scatter = scatter / trace.clamp(min=1e-30)                                  # squared metres are tiny
+        scatter = scatter / trace.clamp(min=1e-30)                 # any factor will do; square metres are tiny
         normals.append(torch.linalg.eigh(scatter).eigenvectors[..., 0])             # eigenvalues come in rising order
     normals = torch.cat(normals)
     if viewpoint is None: outwards = points - points.mean(0)
@@ -94,15 +94,16 @@ def has_surface(
     "Whether the points span at least a plane: at least three, and not all on one line."
     import torch
     points = torch.as_tensor(points).double()
-    wide = torch.linalg.svdvals(torch.linalg.qr(points - points.mean(0)).R) if len(points) > 2 else torch.zeros(2)
-    return bool(wide[1] > 1e-6 * wide[0])                               # false for one place, too
+    if len(points) < 3: return False
+    wide = torch.linalg.svdvals(torch.linalg.qr(points - points.mean(0)).R)     # R is 3 x 3, with the same values
+    return bool(wide[1] > 1e-6 * wide[0])                                       # false for one place, too
 
 
 def with_normals(
     cloud: Cloud,                          # any cloud; those that have normals are given back as they are
     k: int = 16,                           # neighbours, the point itself included
-    viewpoint: np.ndarray | None = None,   # (3,) where the sensor stood; None: the origin for a cloud with `pixel`,
-                                           # otherwise none: away from the centroid
+    viewpoint: np.ndarray | None = None,   # (3,) where the sensor stood. None: at (0,0,0) if the cloud has `pixel`;
+                                           # otherwise normals look away from the centroid
 ) -> Cloud:                                # the same points in the same order
     "The `cloud` with normals, from its points alone."
     if cloud.normals is not None: return cloud
