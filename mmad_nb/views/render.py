@@ -80,7 +80,9 @@ def create_cameras(
     return Cameras(tuple(f"{axis} {angle:g}" for axis, angle in pairs), torch.tensor(turns, dtype=torch.float32))
 
 # %% ../../nbs/views/01_render.ipynb #71432d42
-TAN, ZOOM, MARGIN = math.tan(math.radians(30)), 0.7, 0.98  # half of what the camera sees; how close it stands
+TAN = math.tan(math.radians(30))    # half of the 60 degrees that the camera sees
+ZOOM = 0.7                          # the 0.7 in the formula of d
+MARGIN = 0.98                       # its m
 
 
 def rotate(
@@ -162,7 +164,7 @@ def spread(
     framed = buffer.new_full((len(buffer), S + 2 * r, S + 2 * r), EMPTY)
     framed[:, r:r + S, r:r + S] = buffer
     wide, result = framed[:, :, r:r + S].clone(), buffer.clone()
-    for width in range(r + 1):
+    for width in range(r + 1):                          # `wide`: the minimum over 2 width + 1 columns
         for side in {r - width, r + width}: torch.minimum(wide, framed[:, :, side:side + S], out=wide)
         for down in [d for d in range(-r, r + 1) if half_width[abs(d)] == width]:
             torch.minimum(result, wide[:, r + down:r + down + S], out=result)
@@ -202,7 +204,8 @@ def hide(
 
 # %% ../../nbs/views/01_render.ipynb #96bf57f9
 LAMP = (-0.39, -0.56, -0.73)   # from the surface to the lamp: left, up, towards us; length 1
-GREY, EVERYWHERE = 0.7, 0.3    # of the surface; share of the light that comes from everywhere
+GREY = 0.7                     # g, of the surface
+EVERYWHERE = 0.3               # e, share of the light that comes from everywhere
 
 
 def lambert(
@@ -295,19 +298,26 @@ def render(
     on = lambda array: torch.as_tensor(array).to(device)
     points, rotations = on(cloud.points).float(), on(cameras.rotations)
     if point_size is None: point_size = fitting_point_size(points, size)
+
+    # 1. where each point lands, and its key
     local, distance, eyes = place(points, rotations)
     column, row = project(local, size).floor().long().clamp(0, size - 1).unbind(1)
     pixel, order, depth = row * size + column, sorted_order(points), local[:, 2]
     keys = depth_keys(depth, torch.empty_like(order).scatter_(0, order, torch.arange(N, device=device)))
 
+    # 2. the nearest key in each pixel; discs; fine ones draw, wide ones hide
     buffer = nearest_keys(keys, pixel, size)
     if visibility == "pixel": visible = buffer.view(V, -1).gather(1, pixel) == keys
     tolerance = HIDING * point_size * 2 * TAN / size * distance[:, None]      # a wide disc's width in the cloud's unit
     buffer = hide(spread(buffer, point_size), spread(buffer, HIDING * point_size), tolerance[:, None]).view(V, -1)
     empty, drawn = buffer == EMPTY, depth_of(buffer)
     if visibility == "surface": visible = depth <= drawn.gather(1, pixel) + tolerance
-    owner = order[(buffer & 0xffffffff).clamp_(max=N - 1)].masked_fill_(empty, N)      # N: the background
 
+    # 3. from keys to points: the lower half of a key is a rank, `order` says whose
+    rank = (buffer & 0xffffffff).clamp_(max=N - 1)                            # that of EMPTY is far beyond the list
+    owner = order[rank].masked_fill_(empty, N)                                # N: the background
+
+    # 4. every picture is a look-up of `owner`
     def looked_up(values, background):                                        # (N,...) -> (V,S,S,...)
         "For each pixel the value of its owner."
         values = torch.cat([values, torch.full_like(values[:1], background)])
