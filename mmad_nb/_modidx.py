@@ -730,6 +730,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mmad_nb/detectors/pointad.py'),
                                            'mmad_nb.detectors.pointad.PointAD.networks': ( 'detectors/pointad.html#pointad.networks',
                                                                                            'mmad_nb/detectors/pointad.py'),
+                                           'mmad_nb.detectors.pointad.PointAD.note_of': ( 'detectors/pointad.html#pointad.note_of',
+                                                                                          'mmad_nb/detectors/pointad.py'),
                                            'mmad_nb.detectors.pointad.PointAD.read_prompts': ( 'detectors/pointad.html#pointad.read_prompts',
                                                                                                'mmad_nb/detectors/pointad.py'),
                                            'mmad_nb.detectors.pointad.PointAD.recipe': ( 'detectors/pointad.html#pointad.recipe',

@@ -109,7 +109,7 @@ class PointAD(PairDetector):
 
     def set_up(self):
         options, given = self.options, self.encoders
-        if not options["photo"]: self.weights = tuple(weight for weight in POINTAD_WEIGHTS if weight.name != "rgb")
+        if not options.get("photo", True): self.weights = tuple(weight for weight in POINTAD_WEIGHTS if weight.name != "rgb")
         if isinstance(given, str):
             if given not in TEXT_ENCODERS: raise unknown_name("encoders", given, TEXT_ENCODERS)
             name, dtype = TEXT_ENCODERS[given], getattr(torch, options["compute_dtype"])
@@ -132,9 +132,15 @@ class PointAD(PairDetector):
 
 # %% ../../nbs/detectors/08_pointad.ipynb #fd107cc8
 @patch
+def note_of(self: PointAD, capture, features):
+    "What is remembered of a labelled capture beside its features."
+    return note_labels(capture, features)
+
+
+@patch
 def features(self: PointAD, reading, cache=None, accelerator=None):
     "What the encoder says about the labelled captures; a loss needs both kinds, and a category to keep out of the test."
-    found = collect(reading, self.recipe, cache, accelerator, note=note_labels)
+    found = collect(reading, self.recipe, cache, accelerator, note=self.note_of)
     for note in found.notes:
         if not note.category: raise DataError(f"training capture {note.id!r}", "no category", "the name of what it shows", "It must not be tested.")
     if len({note.anomalous for note in found.notes}) < 2:
