@@ -93,14 +93,14 @@ def sphere(count=200, bump=0.0, seed=0):
     return (p * np.where(near, 10 + bump, 10)[:, None]).astype(np.float32), near & (bump != 0)
 
 
-def write_clouds(root, category, train, test, gt="gt", separator=" ") -> Path:
+def write_clouds(root, category, train, test, gt="gt", separator=" ", count=200) -> Path:
     "Real3D-AD or Anomaly-ShapeNet: `test` maps a cloud's name to its label file's name (None for a good one)."
     folder = Path(root) / category
     for i, stem in enumerate(train):
-        points, _ = sphere(seed=i)
+        points, _ = sphere(count, seed=i)
         write_pcd(folder / "train" / f"{stem}.pcd", dict(zip("xyz", points.T)), "binary")
     for i, (stem, label_stem) in enumerate(test.items()):
-        points, labels = sphere(bump=1.0 if label_stem else 0.0, seed=50 + i)
+        points, labels = sphere(count, bump=1.0 if label_stem else 0.0, seed=50 + i)
         write_pcd(folder / "test" / f"{stem}.pcd", dict(zip("xyz", points.T)), "binary_compressed")
         if label_stem:
             (folder / gt).mkdir(exist_ok=True)
@@ -108,12 +108,13 @@ def write_clouds(root, category, train, test, gt="gt", separator=" ") -> Path:
     return Path(root)
 
 
-def write_eyecandies(root, category="CandyCane", shape=(32, 32), train=2, public=(("good", False), ("bumps", True), ("dents", False)), private=1) -> Path:
-    "Eyecandies: `public` lists (label, mask is filled). A camera over a belt, one block 0.2 m high on it."
+def write_eyecandies(root, category="CandyCane", shape=(32, 32), train=2, public=(("good", False), ("bumps", True), ("dents", False)), private=1, ball=False) -> Path:
+    "Eyecandies: `public` lists (label, mask is filled). A camera over a belt, one block 0.2 m high on it, or half a ball."
     def write(folder, stem, label, filled, annotated):
         folder.mkdir(parents=True, exist_ok=True)
         H, W = shape
         depth = np.full(shape, 3.0); depth[H // 3:H // 2, W // 3:W // 2] = 2.8
+        if ball: depth = 3 - .2 * np.sqrt(np.clip(1 - ((np.mgrid[:H, :W] - np.array([H / 2, W / 2])[:, None, None]) ** 2).sum(0) / (H / 3) ** 2, 0, None))
         pose = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 3], [0, 0, 0, 1.0]])        # 3 m above the belt, looking straight down
         block = np.zeros((*shape, 3), np.uint8); block[depth < 3] = 200
         for light in range(6): Image.fromarray(block // (light + 1)).save(folder / f"{stem}_image_{light}.png")

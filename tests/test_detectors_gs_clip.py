@@ -178,6 +178,9 @@ def test_depth_and_renders_are_drawn_by_the_same_cameras(clip, known):
     assert torch.equal(right.depth[right.owner < 0], torch.full_like(right.depth[right.owner < 0], 255))
     assert (wrong.depth[right.owner < 0] < 255).any()
     assert make(clip).recipe.key() != make(clip, release="other_angles").recipe.key()
+    few = next(make(clip, views=2).recipe.encode(known[:1]))
+    torch.testing.assert_close(few.depth, right.depth[[2, 0]])                    # x 0 and x -45, of both towers
+    assert len(few) == len(next(make(clip, views=2, release="other_angles").recipe.encode(known[:1])).depth) == 2
 
 
 def test_whole_only_leaves_the_patches(clip, known):

@@ -6,8 +6,8 @@ import torch
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data import prepare
 from mmad_nb.detectors import create_detector
-from mmad_nb.experiments import Splits, comparison_table, difference_table, run_protocol
-from mmad_nb.experiments.dual_stream import (LIMIT_METRICS, RULE_ROWS, STREAM_ROWS, ZoomPanel, compare_fusions, lambda_figure, lambda_rows,
+from mmad_nb.experiments import Splits, comparison_table, difference_table, run_protocol, sweep_figure
+from mmad_nb.experiments.dual_stream import (LIMIT_METRICS, RULE_ROWS, STREAM_ROWS, ZoomPanel, compare_fusions, lambda_rows,
                                              pro_figure)
 from mmad_nb.features.image import ImageEncoder, ViT, drawn_from
 from mmad_nb.forge import forge_sample
@@ -68,7 +68,7 @@ def test_the_tables_of_ablations_take_it(found):
 
 
 def test_figures(found):
-    figure = lambda_figure({title: found[title] for title in ("0", "1")}, ("aupro@30",))
+    figure = sweep_figure({title: found[title] for title in ("0", "1")}, "λ", ("aupro@30",))
     ax, = figure.axes
     assert [line.get_label() for line in ax.lines] == ["1-shot", "2-shot"]
     wanted = [found[t].spread("aupro@30", group="2-shot").mean for t in ("0", "1")]

@@ -224,7 +224,7 @@ def test_seeds_and_the_global_generator(clip, network):
     (lambda c, n: G.learn_prototypes(torch.rand(3, 4), torch.tensor([True, False, False]), 3), "a flawless one for each"),
     (lambda c, n: G.learn_prototypes(torch.rand(3, 4), torch.zeros(3), 1), "a damaged point"),
     (lambda c, n: G.learn_prototypes(torch.rand(3, 4), torch.ones(2), 1), r"\(n,C\)"),
-    (lambda c, n: G.GeometryPrompts(c, n, order="last"), "no such name"), (lambda c, n: G.GeometryPrompts(c, n, k=17), "at most 32"),
+    (lambda c, n: G.GeometryPrompts(c, n, order="last"), "no such name"), (lambda c, n: G.GeometryPrompts(c, n, k=17), "18 words from the cloud; expected at most 17"),
     (lambda c, n: G.GeometryPrompts(c, n, length=0), "length"),
     *((lambda c, n, points=points: G.GeometryPrompts(c, tiny_pointnet2()).network.plan(points), word) for points, word in (
         (torch.zeros(1, 3), "at one place"), (torch.rand(2000, 1) * torch.tensor([[1., 2, 3]]), "on one line"),

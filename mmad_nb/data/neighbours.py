@@ -14,7 +14,8 @@ from ..core.runtime import DataError
 from .sample import Cloud, CloudView
 
 # %% auto #0
-__all__ = ['checked_points', 'knn', 'cloud_normals', 'has_surface', 'with_normals', 'rounded_box', 'NormalsPanel']
+__all__ = ['EXTENT', 'checked_points', 'knn', 'cloud_normals', 'directions', 'need_body', 'with_normals', 'rounded_box',
+           'NormalsPanel']
 
 # %% ../../nbs/data/07_neighbours.ipynb #59dd4005
 def checked_points(
@@ -30,9 +31,9 @@ def checked_points(
         raise DataError(name, f"shape {tuple(points.shape)}", "(N, 3) with at least one point",
                         "Pass the measured points alone, such as sample.cloud().points.")
     points = points.detach().float()
-    bad = ~torch.isfinite(points).all(1)
+    bad = ~(points.abs() < 1e15).all(1)                  # NaN as well; squares of larger ones are too large for float32
     if bad.any():
-        raise DataError(name, f"{int(bad.sum())} points with NaN or infinite coordinates", "finite numbers",
+        raise DataError(name, f"{int(bad.sum())} points with NaN or infinite coordinates, or above 1e15", "finite numbers",
                         "Leave out the pixels where nothing was measured.")
     return points
 
@@ -88,26 +89,39 @@ def cloud_normals(
     return normals * torch.where((normals * outwards).sum(1, keepdim=True) < 0, -1.0, 1.0)
 
 # %% ../../nbs/data/07_neighbours.ipynb #95c2baf3
-def has_surface(
+EXTENT = ("at one place", "on one line", "in one plane", "in space")
+
+
+def directions(
     points: torch.Tensor,  # (N,3)
-) -> bool:
-    "Whether the points span at least a plane: at least three, and not all on one line."
+) -> int:                  # 0 one place, 1 a line, 2 a plane, 3 a body
+    "In how many directions the points extend: how many of the cloud's singular values are not rounding."
     import torch
-    points = torch.as_tensor(points).double()
-    if len(points) < 3: return False
-    wide = torch.linalg.svdvals(torch.linalg.qr(points - points.mean(0)).R)     # R is 3 x 3, with the same values
-    return bool(wide[1] > 1e-6 * wide[0])                                       # false for one place, too
+    points = torch.as_tensor(points).detach().double()
+    if len(points) < 2: return 0
+    wide = torch.linalg.svdvals(torch.linalg.qr(points - points.mean(0)).R)     # R has the same values, and few rows
+    return int((wide > 1e-5 * wide[0]).sum())                           # 0 where all of them are 0
+
+
+def need_body(
+    points: torch.Tensor,  # (N,3)
+    where: str,            # whose, for the message
+):
+    "Refuse points that extend in fewer than three directions: noise prevents that, so something is missing."
+    if (found := directions(checked_points(points, where))) < 3:
+        raise DataError(where, f"{len(points)} points that all lie {EXTENT[found]}", "a cloud that extends in three directions",
+                        "Is a coordinate missing, or was nearly everything removed as background?")
 
 
 def with_normals(
-    cloud: Cloud,                          # any cloud; those that have normals are given back as they are
+    cloud: Cloud,                          # any cloud; one that has normals, not all of length 0, is given back as it is
     k: int = 16,                           # neighbours, the point itself included
     viewpoint: np.ndarray | None = None,   # (3,) where the sensor stood. None: at (0,0,0) if the cloud has `pixel`;
                                            # otherwise normals look away from the centroid
 ) -> Cloud:                                # the same points in the same order
     "The `cloud` with normals, from its points alone."
-    if cloud.normals is not None: return cloud
-    if not has_surface(cloud.points):
+    if cloud.normals is not None and cloud.normals.any(): return cloud
+    if directions(cloud.points) < 2:
         raise DataError(f"cloud {cloud.id!r}", f"{len(cloud)} points on one line or in one place",
                         "points that span a surface", "Is the capture almost empty? Leave this cloud out.")
     if viewpoint is None and cloud.pixel is not None: viewpoint = np.zeros(3, np.float32)

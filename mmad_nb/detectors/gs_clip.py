@@ -54,16 +54,17 @@ class TwinRecipe(ViewRecipe):
         vv: int | None = None,           # first block of V-V attention in the render tower
         tap: int | None = None,          # block whose patches are read
         photo: bool = True,              # look at the photo of a sample, too
+        count: int | None = None,        # of the cameras; None: all
         depth_angles: str | None = None, # of the cameras of the depth maps; None: the same, as it should be
     ):
-        super().__init__(encoder, angles, "shade", vv, tap, photo)
+        super().__init__(encoder, angles, "shade", vv, tap, photo, count)
         self.depth_angles = depth_angles or angles
 
     def compute(self, capture) -> dict:
         "The tensors of one capture."
         views, photo = self.look(capture)
         found, eight_bits = self.told(views, photo), lambda picture: (picture * 255).round().byte().cpu()
-        if self.depth_angles != self.angles: views, _ = ViewRecipe(self.encoder, self.depth_angles).look(capture)
+        if self.depth_angles != self.angles: views, _ = ViewRecipe(self.encoder, self.depth_angles, count=self.count).look(capture)
         return found | {"depth": eight_bits(views.depth[:, 0]), "photo": eight_bits(photo)}
 
     def restore(self, tensors, size) -> TwinFeatures:
@@ -132,7 +133,7 @@ class Awake(nn.Module):
         return F.dropout(local, .5), whole
 
 # %% ../../nbs/detectors/09_gs_clip.ipynb #56ffd8f0
-SHARED = ("seed", "compute_dtype", "length", "deep", "deep_blocks", "angles", "photo", "vv", "tap", "seen", "epochs", "batch_size", "lr")
+SHARED = ("seed", "compute_dtype", "length", "deep", "deep_blocks", "angles", "views", "photo", "vv", "tap", "seen", "epochs", "batch_size", "lr")
 
 
 @register("gs_clip")
@@ -170,7 +171,7 @@ class GSCLIP(PointAD):
     def recipe(self):
         o = self.options
         apart = "real3d" if o["angles"] != "real3d" else "pointad"
-        return TwinRecipe(self.encoder, o["angles"], None if o["vv"] == "off" else o["vv"], o["tap"], o["photo"],
+        return TwinRecipe(self.encoder, o["angles"], None if o["vv"] == "off" else o["vv"], o["tap"], o["photo"], o["views"],
                           apart if o["release"] == "other_angles" else None)
 
     @property

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..core.runtime import DataError, unknown_name
-from .protocols import METRICS, Spread, Study, run_protocol, spread_of
+from .protocols import COLOURS, Spread, Study, headings_of, run_protocol, spread_of
 
 # %% auto #0
 __all__ = ['LEAST', 'PROMPT_ROWS', 'compare', 'comparison_table', 'per_seed', 'difference', 'difference_table', 'component_rows',
-           'difference_picture', 'equal_steps', 'PartsPanel']
+           'difference_picture', 'sweep_figure', 'equal_steps', 'PartsPanel']
 
 # %% ../../nbs/experiments/03_ablations.ipynb #50007e5d
 def compare(
@@ -39,14 +39,15 @@ def compare(
 
 def comparison_table(
     found: dict,                     # of compare
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,  # None: the usual ones of the rule
     rule: str = "exact",             # one of RULES
 ) -> str:
     "Means over categories and seeds, and half of the range of the seeds."
+    metrics = headings_of(metrics, rule)
     width = max(map(len, found)) + 2
     seeds = set.intersection(*(set(study.every("seed")) for study in found.values()))    # those that all rows have
     lines = [f"mean of {len(seeds)} seeds ± half range, rule {rule}",
-             " " * width + "".join(f"{name:>15s}" for name in metrics)]
+             " " * width + "".join(f"{name:>15s}" for name in metrics.values())]
     for title, study in found.items():
         shared = [[v for seed, v in per_seed(study, name, rule).items() if seed in seeds] for name in metrics]
         cells = map(spread_of, shared)
@@ -80,14 +81,15 @@ def difference(
 def difference_table(
     found: dict,                      # of compare
     base: str,                        # the title of the row that the others are compared with
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,  # None: the usual ones of the rule
     rule: str = "exact",
 ) -> str:
     "Differences to one row, seed by seed; those without one sign are marked with a question mark."
     if base not in found: raise unknown_name("row", base, found)
+    metrics = headings_of(metrics, rule)
     width = max(map(len, found)) + 2
     lines = [f"minus {base!r}, seed by seed; ? = undecided, the seeds disagree",
-             " " * width + "".join(f"{name:>17s}" for name in metrics)]
+             " " * width + "".join(f"{name:>17s}" for name in metrics.values())]
     for title, study in found.items():
         if title == base: continue
         cells = [difference(study, found[base], name, rule) for name in metrics]
@@ -113,11 +115,12 @@ def component_rows(
 def difference_picture(
     found: dict,                      # of compare
     base: str,                        # the row at zero
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,  # None: the usual ones of the rule
     rule: str = "exact",
 ):                                    # a matplotlib figure
     "Differences to one row: a dot for each seed, a line from the lowest to the highest; black where all have one sign."
     from matplotlib.figure import Figure
+    metrics = headings_of(metrics, rule)
     titles = [title for title in found if title != base][::-1]
     figure = Figure(figsize=(2.6 + 2.1 * len(metrics), 1 + .4 * len(titles)), layout="constrained")
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
@@ -129,9 +132,31 @@ def difference_picture(
             colour = "k" if difference(found[title], found[base], metric, rule)[1] else "0.6"
             ax.plot([min(values), max(values)], [y, y], color=colour, lw=2)
             ax.plot(values, [y] * len(values), "o", color=colour, ms=5)
-        ax.axvline(0, ls=":", color="k"); ax.set(xlabel=f"{metric}, difference"); ax.set_ylim(-.5, len(titles) - .5)
+        ax.axvline(0, ls=":", color="k"); ax.set(xlabel=f"{metrics[metric]}, difference"); ax.set_ylim(-.5, len(titles) - .5)
     axes[0].set_yticks(range(len(titles)), titles)
     figure.suptitle(f"against {base!r}; grey: undecided", fontsize=10)
+    return figure
+
+# %% ../../nbs/experiments/03_ablations.ipynb #8aabfaf1
+def sweep_figure(
+    found: dict,                      # of compare; the titles are numbers
+    axis: str,                        # what they are, such as "λ"
+    metrics: Sequence[str] | None = None,  # None: the usual ones of the rule
+    rule: str = "exact",
+):                                    # a matplotlib figure
+    "Metrics against a setting, a line for each group of rows; the band spans the seeds."
+    from matplotlib.figure import Figure
+    metrics = headings_of(metrics, rule)
+    figure = Figure(figsize=(3.2 * len(metrics), 2.7), layout="constrained")
+    titles = sorted(found, key=float)
+    for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics):
+        for colour, group in zip(COLOURS, found[titles[0]].every("group")):
+            spreads = [found[title].spread(metric, rule, group=group) for title in titles]
+            mean, half = (np.array([getattr(s, name) for s in spreads]) for name in ("mean", "half"))
+            ax.plot(list(map(float, titles)), mean, "o-", color=colour, ms=3, label=group)
+            ax.fill_between(list(map(float, titles)), mean - half, mean + half, color=colour, alpha=.2)
+        ax.set(xlabel=axis, title=metrics[metric])
+        if group: ax.legend(fontsize=8)
     return figure
 
 # %% ../../nbs/experiments/03_ablations.ipynb #0f939716

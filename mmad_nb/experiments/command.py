@@ -159,13 +159,14 @@ def evaluate(
     folder, cache = checked_folder(out, "--out"), checked_folder(cache or f"{out}/features", "--cache")
     device = str(pick_device(device)) if device else None
     layout = find_layout(data)
-    how = {"size": size} if "size" in inspect.signature(LAYOUTS[layout][1]).parameters else {}
+    sized = lambda kind: {"size": size} if "size" in inspect.signature(LAYOUTS[kind][1]).parameters else {}
+    tested = test_data and find_layout(test_data)
     given = {"shots": numbers(shots, "--shots"), "train_on": names(train_on), "test_on": names(test_on),
-             "test_data": test_data and open_data(test_data, **how)}
+             "test_data": test_data and open_data(test_data, tested, **sized(tested))}
     accelerator = launched(device or "")
     device = device or (accelerator and str(accelerator.device))
-    study = run_protocol(protocol, detector, open_data(data, layout, names(categories) or None, **how),
-                         seeds=numbers(seeds, "--seeds"), path=folder / f"{detector}-{protocol}-{layout}.json",
+    study = run_protocol(protocol, detector, open_data(data, layout, names(categories) or None, **sized(layout)),
+                         seeds=numbers(seeds, "--seeds"), path=folder / f"{'-'.join(filter(None, (detector, protocol, layout, tested)))}.json",
                          encoders=encoders, device=device, weights=settings(weights, "--weights"), cache=cache,
                          accelerator=accelerator,
                          **{name: value for name, value in given.items() if value}, **settings(options, "--options"))

@@ -19,7 +19,7 @@ from ..scoring.evaluator import asked
 
 # %% auto #0
 __all__ = ['STREAM_ROWS', 'RULE_ROWS', 'TRAINED_ROWS', 'LIMIT_METRICS', 'Measured', 'compare_fusions', 'lambda_rows',
-           'lambda_figure', 'pro_figure', 'ZoomPanel']
+           'pro_figure', 'ZoomPanel']
 
 # %% ../../nbs/experiments/05_dual_stream.ipynb #8e9a4069
 class Measured:
@@ -88,24 +88,6 @@ def lambda_rows(
 ) -> dict:                                                      # title -> weights
     "The rows of Figure 5."
     return {f"{value:g}": {"lambda1": float(value), "lambda2": float(value)} for value in values}
-
-# %% ../../nbs/experiments/05_dual_stream.ipynb #6a4dda7b
-def lambda_figure(
-    found: dict,     # of compare_fusions, with the rows of lambda_rows
-    metrics: Sequence[str] = ("image_auroc", "aupro@30", "aupro@1"),
-):                   # a matplotlib figure
-    "Metrics against λ, a line for each k; the band spans the seeds."
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(3.2 * len(metrics), 2.7), layout="constrained")
-    titles = sorted(found, key=float)
-    for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics):
-        for colour, group in zip(COLOURS, found[titles[0]].every("group")):
-            spreads = [found[title].spread(metric, group=group) for title in titles]
-            mean, half = (np.array([getattr(s, name) for s in spreads]) for name in ("mean", "half"))
-            ax.plot(list(map(float, titles)), mean, "o-", color=colour, ms=3, label=group)
-            ax.fill_between(list(map(float, titles)), mean - half, mean + half, color=colour, alpha=.2)
-        ax.set(xlabel="λ₁ = λ₂", title=metric); ax.legend(fontsize=8)
-    return figure
 
 # %% ../../nbs/experiments/05_dual_stream.ipynb #6717e2a6
 def pro_figure(

@@ -34,12 +34,12 @@ from ..scoring.evaluator import asked
 from ..scoring.fusion import image_score, scale_maps
 
 # %% auto #0
-__all__ = ['LAYOUTS', 'TRAINING_CLASSES', 'PROTOCOLS', 'RULES', 'METRICS', 'FORMAT', 'COLOURS', 'Splits', 'find_layout',
-           'open_data', 'as_splits', 'Task', 'chosen', 'headings', 'piles', 'need_training', 'unified', 'Unlabelled',
-           'per_class', 'few_shot', 'need_apart', 'training_classes', 'one_vs_rest', 'cross_dataset', 'need_fit_for',
-           'need_weights', 'clip_pro', 'measure', 'Spread', 'spread_of', 'versions_here', 'Study', 'load_study',
-           'fingerprint', 'record_of', 'Reader', 'Workers', 'trained', 'begin_study', 'run_protocol', 'go_through',
-           'learned_megabytes', 'study_bars', 'figure_png', 'StudyPanel']
+__all__ = ['LAYOUTS', 'TRAINING_CLASSES', 'PROTOCOLS', 'RULES', 'METRICS', 'CLIP_NAMES', 'FORMAT', 'COLOURS', 'Splits',
+           'find_layout', 'open_data', 'as_splits', 'Task', 'chosen', 'headings', 'piles', 'need_training', 'unified',
+           'Unlabelled', 'per_class', 'few_shot', 'need_apart', 'training_classes', 'one_vs_rest', 'cross_dataset',
+           'need_fit_for', 'need_weights', 'clip_pro', 'measure', 'Spread', 'spread_of', 'headings_of', 'versions_here',
+           'Study', 'load_study', 'fingerprint', 'record_of', 'Reader', 'Workers', 'trained', 'begin_study',
+           'run_protocol', 'go_through', 'learned_megabytes', 'study_bars', 'figure_png', 'StudyPanel']
 
 # %% ../../nbs/experiments/01_protocols.ipynb #7f4eacf2
 LAYOUTS = {  # name: (title, reader, what lies under the root, the split that is tested)
@@ -347,6 +347,16 @@ def spread_of(
 
 # %% ../../nbs/experiments/01_protocols.ipynb #a5570ad6
 METRICS = ("image_auroc", "pixel_auroc", "aupro@30", "aupro@1")
+CLIP_NAMES = {"image_auroc": "O-AUROC", "image_ap": "O-AP", "pixel_auroc": "P-AUROC", "aupro@30": "P-PRO"}  # of the CLIP line
+
+
+def headings_of(
+    metrics: Sequence | None,  # names as `evaluate` has them; None: the usual ones of the rule
+    rule: str,                 # one of RULES
+) -> dict:                     # metric -> heading of its column
+    "Columns of a table: P-PRO by 200 thresholds never bears the name of an exact AUPRO."
+    if metrics is None: metrics = CLIP_NAMES if rule == "clip-200" else METRICS
+    return {name: CLIP_NAMES.get(name, name) if rule == "clip-200" else name for name in metrics}
 
 
 def versions_here() -> dict:
@@ -449,11 +459,12 @@ def spread(self: Study,
 
 @patch
 def rows(self: Study,
-    metrics=METRICS,         # columns
+    metrics=None,            # columns; None: the usual ones of the rule
     rule: str = "exact",     # one of RULES
     by: str = "category",    # or "defect"
 ) -> list:                   # of (group, name, [Spread, ...]); the last of each group is "mean" or "all kinds"
     "The table as a list."
+    metrics = list(headings_of(metrics, rule))
     if by not in ("category", "defect"): raise unknown_name("rows", by, ("category", "defect"))
     if by == "defect" and rule != "exact":
         raise DataError("rule", repr(rule), "'exact' for rows by defect", "The other rules look at whole test sets.")
@@ -475,27 +486,29 @@ def heading(self: Study, rule: str = "exact") -> str:
     "What a table shows, in two lines."
     seeds = self.every("seed")
     chance = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}: mean ± half range"
-    return (f"{self.settings['protocol']}: {self.settings['detector']['detector']} on {self.data['title']}; "
+    return (f"{self.settings['protocol']}: {self.settings['detector']['detector']} on "
+            f"{' to '.join(filter(None, (self.data['title'], self.data.get('test_title'))))}; "
             f"{self.provenance or 'no encoder'}; {chance}\n"
             f"rule {rule}: {RULES[rule]}")
 
 
 @patch
-def table(self: Study, metrics=METRICS, rule: str = "exact", by: str = "category") -> str:
+def table(self: Study, metrics=None, rule: str = "exact", by: str = "category") -> str:
     "The table as text."
     rows = [[" ".join(filter(None, (group, name))), *map(str, cells)]
             for group, name, cells in self.rows(metrics, rule, by)]
     wide = max([len(row[0]) for row in rows], default=0) + 2
-    lines = [" " * wide + "".join(f"{m:>14s}" for m in metrics)]
+    lines = [" " * wide + "".join(f"{m:>14s}" for m in headings_of(metrics, rule).values())]
     lines += [f"{first:{wide}s}" + "".join(f"{cell:>14s}" for cell in cells) for first, *cells in rows]
     return "\n".join([self.heading(rule), *lines])
 
 
 @patch
-def markdown(self: Study, metrics=METRICS, rule: str = "exact", by: str = "category") -> str:
+def markdown(self: Study, metrics=None, rule: str = "exact", by: str = "category") -> str:
     "The table as Markdown."
-    lines = [self.heading(rule).replace("\n", "  \n"), "", f"| {by} | " + " | ".join(metrics) + " |",
-             "|---|" + "---:|" * len(metrics)]
+    names = headings_of(metrics, rule).values()
+    lines = [self.heading(rule).replace("\n", "  \n"), "", f"| {by} | " + " | ".join(names) + " |",
+             "|---|" + "---:|" * len(names)]
     for group, name, cells in self.rows(metrics, rule, by):
         lines.append(f"| {' '.join(filter(None, (group, name)))} | " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
@@ -669,7 +682,10 @@ def run_protocol(
     config = {name: value for name, value in first.config().items() if name != "seed"}
     known = {"title": data.title, "layout": data.layout, "forged": data.forged,
              "train": fingerprint(data.train), "test": fingerprint(data.test)}
-    if its.get("test_data") is not None: known["test_data"] = fingerprint(as_splits(its["test_data"]).test)
+    if its.get("test_data") is not None:
+        tested = as_splits(its["test_data"])
+        known |= {"test_data": fingerprint(tested.test), "test_title": tested.title, "test_layout": tested.layout,
+                  "forged": data.forged or tested.forged}
     settings = {"protocol": protocol, "detector": config, "stands_on": first.fingerprints(), "weights": weights or {}}
     study = begin_study(path, settings, known, first.provenance)
     workers.wait()

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..core.runtime import DataError, unknown_name
-from .protocols import COLOURS, RULES, Spread, Study, figure_png
+from ..detectors.base import DETECTORS as REGISTERED
+from .protocols import COLOURS, RULES, TRAINING_CLASSES, Spread, Study, figure_png, headings_of
 
 # %% auto #0
-__all__ = ['TABLES', 'DETECTORS', 'CATEGORIES', 'MARKS', 'PublishedTable', 'load_tables', 'find_tables', 'average_errors', 'fits',
-           'measured_column', 'difference_column', 'columns', 'cell', 'render', 'table_dots', 'TablePanel']
+__all__ = ['TABLES', 'DETECTORS', 'CATEGORIES', 'MARKS', 'PublishedTable', 'load_tables', 'find_tables', 'average_errors',
+           'method_of', 'looks_at_photo', 'fits', 'whole', 'measured_column', 'difference_column', 'columns', 'titled',
+           'settings_said', 'cell', 'render', 'table_dots', 'TablePanel']
 
 # %% ../../nbs/experiments/02_published.ipynb #28db8c8d
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class PublishedTable:
     rule: str | None  # one of RULES; None where it is not known
     note: str
     figures: dict     # method -> category or "average" -> figures in percent, one for each metric
+    photo: bool | None = None  # whether the photo is looked at; None: not said, or there is none
+    learned: str = ""          # cross-dataset: layout of the data set that was learned from
+    ours: dict = field(default_factory=dict)  # method -> our options for it, in a table whose methods are parts of one
 
     @property
     def name(self) -> str:
@@ -96,13 +101,42 @@ DETECTORS = {"CFM": "cfm", "PointAD": "pointad", "GS-CLIP": "gs_clip", "MCL-AD":
 CATEGORIES = {"mvtec": 10, "eyecandies": 10, "real3d": 12, "shapenet": 40}
 
 
+def method_of(
+    table: PublishedTable,
+    study: Study,
+) -> str | None:      # None: none of the printed ones
+    "Which of the printed methods the study measured."
+    options = study.settings["detector"]
+    if not table.ours: return next((m for m in table.figures if DETECTORS.get(m, m) == options["detector"]), None)
+    return next((m for m, row in table.ours.items() if all(options.get(k) == v for k, v in row.items())), None)
+
+
+def looks_at_photo(study: Study) -> bool:
+    "Whether the photo took part in what was measured."
+    return study.settings["detector"].get("photo", True) and study.settings.get("weights", {}).get("rgb", 1) > 0
+
+
 def fits(
     table: PublishedTable,
     study: Study,
 ) -> bool:
     "Whether the study measured what the table shows."
-    return (study.settings["protocol"], study.data.get("layout")) == (table.protocol, table.dataset) and \
-           table.group in {table.group and record["group"] for record in study.records}
+    tested = study.data.get("test_layout", study.data.get("layout"))
+    return ((study.settings["protocol"], tested) == (table.protocol, table.dataset)
+            and table.group in {table.group and record["group"] for record in study.records}
+            and table.learned in ("", study.data.get("layout")) and table.photo in (None, looks_at_photo(study))
+            and (not table.ours or method_of(table, study) is not None))
+
+
+def whole(
+    table: PublishedTable,
+    study: Study,
+) -> bool:
+    "Whether the mean of the study's figures is the average that the table prints."
+    classes = {record["category"] for record in study.records}
+    groups = {f"trained on {name}" for name in TRAINING_CLASSES[table.learned or table.dataset]}
+    usual = table.protocol not in ("one-vs-rest", "cross-dataset") or groups == set(study.every("group"))
+    return not study.data.get("forged") and len(classes) == CATEGORIES[table.dataset] and usual
 
 
 def measured_column(
@@ -115,18 +149,16 @@ def measured_column(
     values = lambda **more: [percent(study.spread(m, table.rule or "exact", **wanted, **more)) for m in table.metrics]
     categories = list(dict.fromkeys(record["category"] for record in study.of(**wanted)))
     forged = "forged " if study.data.get("forged") else ""
-    whole = not forged and len(categories) == CATEGORIES[table.dataset]
     return {forged + c: values(category=c) for c in categories} | {
-        "average" if whole else f"{forged}average of {len(categories)}": values()}
+        "average" if whole(table, study) else f"{forged}average of {len(categories)}": values()}
 
 # %% ../../nbs/experiments/02_published.ipynb #34dee5bc
 def difference_column(
     table: PublishedTable,
     measured: dict,        # of measured_column
-    detector: str,         # whose figures these are
+    method: str | None,    # as printed, see `method_of`
 ) -> dict:                 # row -> [measured - published in points, ...]; empty where they cannot be compared
     "How far a measured column is from the published one of the same method."
-    method = next((m for m in table.figures if DETECTORS.get(m, m) == detector), None)
     if table.rule is None or method is None: return {}
     return {row: [found.mean - printed for found, printed in zip(measured[row], figures)]
             for row, figures in table.figures[method].items() if row in measured}
@@ -138,12 +170,36 @@ def columns(
 ) -> dict:                          # title -> row -> figures
     "Published columns, then measured ones with their differences."
     every = {method: figures for method, figures in table.figures.items()}
-    for study in (s for s in studies if fits(table, s)):
-        name = study.settings["detector"]["detector"]
-        measured = measured_column(table, study)
-        every[f"**{name}, measured**"] = measured
-        if change := difference_column(table, measured, name): every[f"{name}, difference"] = change
+    for title, study in titled(table, studies).items():
+        every[f"**{title}, measured**"] = measured = measured_column(table, study)
+        if change := difference_column(table, measured, method_of(table, study)): every[f"{title}, difference"] = change
     return every
+
+
+def titled(
+    table: PublishedTable,
+    studies: Sequence[Study],
+) -> dict:                     # title -> Study
+    "The studies that fit, by detector or part; those of one name by the settings in which they differ, or by file."
+    found, fitting = {}, [study for study in studies if fits(table, study)]
+    every = [study.settings["detector"] | study.settings.get("weights", {}) for study in fitting]
+    names = [method_of(table, study) if table.ours else mine["detector"] for study, mine in zip(fitting, every)]
+    for study, name, mine in zip(fitting, names, every):
+        others = [other for other, its in zip(every, names) if its == name]
+        apart = ", ".join(f"{key}={value}" for key, value in mine.items() if any(o.get(key) != value for o in others))
+        title = f"{name} ({apart})" if apart else name
+        found[f"{title}, {study.path and study.path.stem}" if title in found else title] = study
+    return found
+
+
+def settings_said(
+    study: Study,
+) -> str:           # such as "epochs=2, photo=False"; empty where all is as the detector has it
+    "The settings of a study that are not the usual ones."
+    mine, kind = study.settings["detector"], REGISTERED.get(study.settings["detector"]["detector"])
+    usual = kind.defaults | kind.presets.get("tiny" if mine.get("encoders") == "tiny" else "paper", {}) if kind else {}
+    other = {name: value for name, value in mine.items() if name in usual and value != usual[name]}
+    return ", ".join(f"{name}={value}" for name, value in (other | study.settings.get("weights", {})).items())
 
 # %% ../../nbs/experiments/02_published.ipynb #911cbaf1
 def cell(
@@ -168,8 +224,11 @@ def render(
     every = columns(table, studies)
     rows = sorted(dict.fromkeys(row for column in every.values() for row in column), key=lambda row: "average" in row)
     rule = RULES[table.rule] if table.rule else "unknown"
+    said = {title: settings_said(study) for title, study in titled(table, studies).items()}
     notes = [f"**{table.name}**", f"Published: {table.source}. Metrics: {table.rule_said}.", table.note,
-             f"Measured columns: rule {table.rule or 'exact'} ({rule})." if len(every) > len(table.figures) else ""]
+             f"In each cell: {' / '.join(headings_of(table.metrics, table.rule or 'exact').values())}, in percent.",
+             f"Measured columns: rule {table.rule or 'exact'} ({rule})." if said else "",
+             *(f"{title}: {text}." for title, text in said.items() if text)]
     lines = ["  \n".join(filter(None, notes)), "", f"| {table.protocol} {table.group} | " + " | ".join(every) + " |",
              "|---|" + "---:|" * len(every)]
     for row in rows:

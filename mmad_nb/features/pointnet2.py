@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, pick_device, unknown_name
-from ..data.neighbours import checked_points
+from ..data.neighbours import checked_points, need_body
 from ..data.sample import CloudView
 from .image import drawn_from
 from .points import farthest_point_sampling, interpolation
@@ -31,13 +31,8 @@ def unit_sphere(
 ) -> torch.Tensor:         # (N,3): mean 0, the farthest point at distance 1
     "The cloud moved and scaled into the ball of radius 1. One point, a line or a plane is no body, and is refused."
     points = checked_points(points, "points")
+    need_body(points, "points")
     centred = points - points.mean(0)
-    spread = torch.linalg.svdvals(centred.double())  # how far it reaches along its three main directions
-    flat = int((spread <= 1e-5 * spread[0]).sum()) + 3 - len(spread)
-    if flat:
-        what = {1: "that all lie in one plane", 2: "that all lie on one line"}.get(flat, "that all lie at one place")
-        raise DataError("points", f"{len(points)} points {what}", "a cloud that extends in three directions",
-                        "Is a coordinate missing, or was nearly everything removed as background?")
     return centred / centred.norm(dim=1).max()
 
 # %% ../../nbs/features/08_pointnet2.ipynb #0af7d349

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from ..core.runtime import DataError
-from ..data.neighbours import with_normals
+from ..data.neighbours import need_body, with_normals
 from ..data.sample import Cloud, Sample
 from .extract import size_of
 from .text import ClipEncoder
-from ..views.render import render
+from ..views.render import create_cameras, fewer, render
 
 # %% auto #0
 __all__ = ['ViewFeatures', 'ViewRecipe', 'LabelNote', 'note_labels', 'ViewItem', 'view_item']
@@ -69,8 +69,9 @@ class ViewRecipe:
         vv: int | None = None,     # first block of V-V attention; None: without
         tap: int | None = None,    # block whose patches are read; None: the last
         photo: bool = True,        # look at the photo of a sample, too
+        count: int | None = None,  # of the cameras, see `fewer`; None: all
     ):
-        self.encoder, self.angles, self.picture, self.vv, self.tap, self.photo = encoder, angles, picture, vv, tap, photo
+        self.encoder, self.angles, self.picture, self.vv, self.tap, self.photo, self.count = encoder, angles, picture, vv, tap, photo, count
 
     def key(self) -> dict:
         "What of a cache key all captures share."
@@ -88,7 +89,10 @@ class ViewRecipe:
     def look(self, capture) -> tuple:
         "The views of a capture, and its photo as a picture for the encoder (n,3,S,S); n = 0 without one."
         cloud, size = capture.cloud() if isinstance(capture, Sample) else capture, self.encoder.size
-        views = render(replace(with_normals(cloud), labels=None), self.angles, size, device=str(self.encoder.mean.device))
+        need_body(cloud.points, f"capture {capture.id!r}")
+        cameras = create_cameras(self.angles)
+        if self.count: cameras = fewer(cameras, self.count)
+        views = render(replace(with_normals(cloud), labels=None), cameras, size, device=str(self.encoder.mean.device))
         if getattr(views, self.picture) is None:
             raise DataError(f"cloud {cloud.id!r}", "no colours", "coloured points", 'Take picture="shade".')
         photo = torch.from_numpy(capture.rgb)[None] if self.photo and isinstance(capture, Sample) else torch.zeros(0, 3, size, size)

@@ -133,6 +133,10 @@ class GeometryPrompts(LearnablePrompts):
     ):
         if order not in ORDERS: raise unknown_name("order", order, ORDERS)
         extra = int(shape), int(shape) + defect * (tokens or k)
+        room = encoder.context - 3 - learned.get("length", 12)                 # start, dot and end
+        if extra[1] > room:
+            raise DataError("GeometryPrompts", f"{extra[1]} words from the cloud", f"at most {room} beside the learned ones",
+                            "Take a smaller k, or tokens, or a shorter length.")
         if shape or defect: learned["words"] = tuple(" ".join(["X"] * n) + "." for n in extra)  # an X keeps a place
         super().__init__(encoder, seed=seed, **learned)
         network = create_pointnet2(device=str(self.rows.device)) if network is None else network
