@@ -25,7 +25,7 @@ from ..prompts.learnable import (LearnablePrompts, dice_loss, enlarged, load_pro
                                        similarity_maps)
 from ..prompts.states import TEXT_ENCODERS, text_tower
 from ..views.project import average_views, back_project, on_grid, smooth_points
-from ..views.render import ANGLES
+from ..views.render import ANGLES, create_cameras, fewer
 
 # %% auto #0
 __all__ = ['POINTAD_WEIGHTS', 'view_losses', 'gaussian_matrix', 'gaussian_blur', 'PointAD']
@@ -95,6 +95,7 @@ class PointAD(PairDetector):
         "length": Option(12, "Learned vectors of each sentence.", 1, 60), "deep": Option(4, "Positions of deep prompts.", 0, 60),
         "deep_blocks": Option(8, "Text blocks with deep prompts, from block 1 on.", 0, 100),
         "angles": Option("pointad", "Which cameras.", choices=tuple(ANGLES)),
+        "views": Option(None, "How many of the cameras, spread out; None: all.", 1, 100, also=(None,), kind=int),
         "picture": Option("shade", "What is drawn in the views.", choices=("shade", "depth", "color")),
         "photo": Option(True, "Look at the photo of samples, too; False: points alone."),
         "vv": Option(None, "First block of V-V attention; 'off': without; None: as the preset says.", 0, 200, also=("off", None), kind=int),
@@ -120,13 +121,14 @@ class PointAD(PairDetector):
         for name in ("vv", "tap"):
             if isinstance(options[name], int) and options[name] >= self.encoder.depth:
                 raise DataError(f"pointad option {name!r}", f"{options[name]}", f"a block from 0 to {self.encoder.depth - 1}", "Count from 0.")
+        if options["views"]: fewer(create_cameras(options["angles"]), options["views"])
         self.pair, self.provenance, self.dtype = (self.encoder,), self.encoder.provenance, torch.float32
         self.begin([])  # prompts that cannot be made are refused now
 
     @property
     def recipe(self):
         vv = None if self.options["vv"] == "off" else self.options["vv"]
-        return ViewRecipe(self.encoder, self.options["angles"], self.options["picture"], vv, self.options["tap"], self.options["photo"])
+        return ViewRecipe(self.encoder, self.options["angles"], self.options["picture"], vv, self.options["tap"], self.options["photo"], self.options["views"])
 
     def fingerprints(self): return {"clip": self.encoder.fingerprint}
 

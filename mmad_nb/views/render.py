@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 from ..core.runtime import DataError, pick_device, png_bytes, unknown_name
-from ..data.neighbours import checked_points, has_surface, knn
+from ..data.neighbours import checked_points, directions, knn
 from ..data.sample import Cloud, check_amount
 
 # %% auto #0
 __all__ = ['ANGLES', 'TAN', 'ZOOM', 'MARGIN', 'EMPTY', 'HIDING', 'LAMP', 'GREY', 'EVERYWHERE', 'rotation', 'Cameras',
-           'create_cameras', 'rotate', 'place', 'project', 'sorted_order', 'depth_keys', 'nearest_keys', 'spread',
-           'fitting_point_size', 'depth_of', 'hide', 'lambert', 'Views', 'depth_picture', 'render', 'RenderPanel']
+           'create_cameras', 'fewer', 'rotate', 'place', 'project', 'sorted_order', 'depth_keys', 'nearest_keys',
+           'spread', 'fitting_point_size', 'depth_of', 'hide', 'lambert', 'Views', 'depth_picture', 'render',
+           'RenderPanel']
 
 # %% ../../nbs/views/01_render.ipynb #eb527969
 def rotation(
@@ -78,6 +79,21 @@ def create_cameras(
     if not pairs: raise DataError("angles", "an empty list", "at least one view", "Take 'pointad'.")
     turns = np.stack([rotation(axis, angle) @ rotation("x", start) for axis, angle in pairs])
     return Cameras(tuple(f"{axis} {angle:g}" for axis, angle in pairs), torch.tensor(turns, dtype=torch.float32))
+
+
+def fewer(
+    cameras: Cameras,
+    count: int,  # how many to keep
+) -> Cameras:    # in the order of choice: three of them are the first three of four
+    "The middle camera, then always the one that looks from farthest away from those that are kept."
+    if not 1 <= count <= len(cameras):
+        raise DataError("cameras", f"{count} of {len(cameras)}", f"from 1 to {len(cameras)}", "Take a longer list of angles.")
+    forward = cameras.rotations[:, 2]                                        # (V,3) where each of them looks
+    kept = [int((forward @ forward.mean(0)).argmax())]
+    while len(kept) < count:
+        nearest = (forward @ forward[kept].T).amax(1)                        # cosine to the nearest kept one
+        kept.append(int((nearest * 1e4).round().argmin()))                   # rounded: of equals the first
+    return cameras[kept]
 
 # %% ../../nbs/views/01_render.ipynb #71432d42
 TAN = math.tan(math.radians(30))    # half of the 60 degrees that the camera sees
@@ -272,7 +288,7 @@ def _check(cloud, cameras, size, point_size, visibility):
     where = f"cloud {cloud.id!r}"
     if cloud.normals is None:
         raise DataError(where, "no normals", "a normal for each point, to light it", "Call with_normals(cloud) first.")
-    if not has_surface(checked_points(cloud.points, where)):
+    if directions(checked_points(cloud.points, where)) < 2:
         raise DataError(where, f"{len(cloud)} points on one line or in one place", "points that span a surface",
                         "Is the capture almost empty? Leave this cloud out.")
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 8:
