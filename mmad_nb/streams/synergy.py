@@ -73,7 +73,7 @@ class DepthTower(nn.Module):
                     self.changes.append(change)
 
     def forward(self,
-        depth: torch.Tensor,   # (B,3,S,S) depth maps in [0,1]
+        depth: torch.Tensor,   # (B,3,size,size) depth maps in [0,1]
     ) -> ImageFeatures:        # with gradient, unless it is switched off around the call
         "What the tower says about depth maps."
         return self.twin.encode_image(depth, grad=torch.is_grad_enabled())
@@ -84,7 +84,7 @@ def two_way_attention(
     k_d: torch.Tensor,   # (...,N,c) keys of the depth map's
     v_r: torch.Tensor,   # (...,N,c) values
     v_d: torch.Tensor,   # (...,N,c)
-) -> tuple:              # E_R, E_D (...,N,c), and S (...,N,N)
+) -> tuple:              # O_R, O_D (...,N,c), and S (...,N,N)
     "Each modality reads the values of the other, by one matrix of scores."
     S = k_r @ k_d.mT / k_r.shape[-1] ** .5
     return S.softmax(-1) @ v_d, S.mT.softmax(-1) @ v_r, S
@@ -110,7 +110,8 @@ class SRM(nn.Module):
         dim: int,               # E, entries of a token
         inner: int = 256,       # c, entries of a key and of a value
         seed: int = 0,          # of the weights before training
-        alone: bool = False,    # True: every token meets only its counterpart, a sequence of one (release)
+        alone: bool = False,    # True: each token meets only its counterpart: sequences of 1, as in the release, which
+                                #   also refines whole pictures only (an option of detectors/09_gs_clip)
         voice: float = .1,      # s: how loud the change is beside the render's token
     ):
         super().__init__()
@@ -135,8 +136,8 @@ class SRM(nn.Module):
         x, y = (f * f.shape[-1] ** .5 for f in (f_r, f_d))
         given = self.f1(x), self.f2(y), self.value_r(x), self.value_d(y)
         if self.alone: given = [one.flatten(0, 1)[:, None] for one in given]
-        e_r, e_d, scores = two_way_attention(*given)
-        both = torch.cat([e_r, e_d], -1).view(*f_r.shape[:2], -1)
+        o_r, o_d, scores = two_way_attention(*given)
+        both = torch.cat([o_r, o_d], -1).view(*f_r.shape[:2], -1)
         change = torch.cat([self.whole(both[:, :1]), self.patch(both[:, 1:])], 1)
         G = F.normalize(f_r + self.voice * change, dim=-1)
         return Refined(G[:, 0], G[:, 1:].mT.unflatten(2, render.patches.shape[2:]), scores)
@@ -155,7 +156,7 @@ def looks_at(
 
 # %% ../../nbs/streams/03_synergy.ipynb #14da92e1
 def consistency_loss(
-    whole: torch.Tensor,       # (B,V,E) vectors of the V views of B objects
+    whole: torch.Tensor,       # (B,v,E) vectors of the v views of B objects
     axis: str = "features",    # "views": the published mistake
 ) -> torch.Tensor:             # (), from 0 to 1 for cosines that are not negative
     "How far the views of an object are from their mean."
