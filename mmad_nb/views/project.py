@@ -123,8 +123,8 @@ PAINTS = {"this view sees": "seen", "how many see it": "count"}
 def paint(
     views: Views,
     view: int,                  # which
-    how: str = "seen",          # "seen": blue what this view sees; "count": dark what few views see
-    labels: np.ndarray | None = None,   # (N,) bool: orange where defective
+    how: str = "seen",          # "seen": coloured what this view sees, grey the rest; "count": dark what few views see
+    labels: np.ndarray | None = None,   # (N,) bool: orange where defective and seen, instead of blue
 ) -> np.ndarray:                # (N,3) in [0,1]
     "Colours of the points."
     if how == "count": strength = views.visible.float().mean(0).cpu().numpy()
@@ -152,7 +152,7 @@ class ViewsPanel:
         reach = float(np.linalg.norm(np.ptp(cloud.points, axis=0)))
         self.scene.show(cloud.points, paint(self.views, 0, labels=cloud.labels))
         self.cameras = k3d.points(eyes, colors=self.camera_colors(), point_size=reach / 25, shader="3d")
-        self.edges = k3d.line(pyramid(self.views, 0), color=0xD55E00, width=reach / 250)
+        self.edges = k3d.line(pyramid(self.views, 0), color=0x009E73, width=reach / 250)
         self.scene.plot += self.cameras; self.scene.plot += self.edges
         self.scene.aim(np.concatenate([cloud.points, eyes]))
         for control in (self.view, self.kind, self.paint): control.observe(self.refresh, "value")
@@ -161,8 +161,8 @@ class ViewsPanel:
         self.refresh()
 
     def camera_colors(self):
-        "Grey cameras, the chosen one orange."
-        return np.array([0xD55E00 if i == self.view.value else 0x777777 for i in range(len(self.views))], np.uint32)
+        "Grey cameras, the chosen one green."
+        return np.array([0x009E73 if i == self.view.value else 0x777777 for i in range(len(self.views))], np.uint32)
 
     def refresh(self, change=None):
         "Show what the chosen camera sees, in the scene and as its picture."
