@@ -483,7 +483,7 @@ def _pictures(self: AblationLab):
     self.photo, self.image = (W.Image(format="png", layout=W.Layout(width="280px", height="280px")) for _ in range(2))
     self.parts = W.Image(format="png", layout=W.Layout(width=f"{186 * len(self.part_limits)}px", height="186px"))
     self.bar, self.table, self.message, self.kept = W.HTML(), W.HTML(), W.HTML(), W.HTML()
-    self.code = W.Textarea(rows=2, layout=W.Layout(width="920px"), description="as code")
+    self.code = W.Textarea(rows=3, layout=W.Layout(width="920px"), description="as code")
     self.cloud = LiveCloud(self.clouds[0], self.result.maps[0], self.limits, 330 if self.photos else 470)
     sample = self.sample                                          # without the lab, which it must not keep alive
     self.strip = ScoreStrip(self.samples, lambda i: setattr(sample, "value", i))
@@ -506,7 +506,7 @@ def _arrange(self: AblationLab):
     room = W.Layout(width="470px", height=f"{self.strip.figure.layout.height + 10}px")
     wrap = W.Layout(flex_flow="row wrap")
     for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color"), (self.rate, "rate")): part.add_class(f"mmad-{name}")
-    flag = W.VBox([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>")])
+    flag = (W.VBox if self.photos else W.HBox)([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>")])
     parts = W.HTML("components: " + ", ".join(map(escape, self.part_limits)))
     maps = [W.VBox([W.HBox([self.photo, self.image]), self.bar, parts, self.parts])] if self.photos else []
     origin = W.HTML(escape(getattr(self.components, "provenance", "")))
