@@ -12,7 +12,7 @@ from mmad_nb.core.runtime import DataError
 from mmad_nb.data import Cloud
 from mmad_nb.detectors import (Components, Detector, Option, PairDetector, Stage, Weight, create_detector, frozen, list_detectors,
                                load_detector)
-from mmad_nb.detectors.base import DETECTORS, register, weight_control
+from mmad_nb.detectors.base import DETECTORS, WeightPanel, register, weight_control
 from mmad_nb.mapping import create_mappers, crossmodal_loss, distance_maps
 
 
@@ -293,3 +293,16 @@ def test_a_control_is_switched_off_only_where_its_component_is_known_to_be_missi
     free, bound = Weight("a", "α", .5), Weight("b", "β", "x", choices=("x", "y"), needs="photo")
     assert [weight_control(bound, parts).disabled for parts in ((), ["points"], ["points", "photo"])] == [False, True, False]
     assert not weight_control(free, ["points"]).disabled
+
+
+def test_the_weight_panel_shows_the_score_of_its_sample():
+    "Some scores look at the components, too, and some weights at the score alone."
+    class Apart(Detector):
+        weights = (Weight("alpha", "α", .5), Weight("share", "s", .5))
+        def combine(self, components, alpha, share): return alpha * components["a"]
+        def image_scores(self, maps, components=None, alpha=.5, share=.5): return share * maps.amax((1, 2)) + (1 - share) * components["a"].amin((1, 2))
+    panel = WeightPanel(Apart(device="cpu"), Components({"a": torch.tensor([[[1., 3.]], [[5., 9.]]])}, torch.ones(2, 1, 2, dtype=torch.bool)))
+    assert panel.score.value == "score: 1.250"                  # .5 * .5 * 3 + .5 * 1
+    panel.controls["share"].value = 1.
+    panel.controls["alpha"].value = 1.
+    assert panel.score.value == "score: 3.000"

@@ -416,6 +416,7 @@ def test_clouds_have_objects_and_points_photos_images_and_pixels(cloud_lab, lab)
         one.keep_row()
         texts = one.table.value + one.kept.value + one.still().axes[-1].texts[0].get_text() + str(one.curve.metric.options[0][0])
         text = texts + one.strip.figure.layout.xaxis.title.text + one.curve.figure.layout.yaxis.title.text
+        assert "nan" not in one.kept.value and one.curve.figure.layout.xaxis.title.text == "α"
         assert all(word in text for word in words.split(",")) and not any(word in text for word in others.split(",")), text
 
 

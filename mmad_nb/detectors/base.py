@@ -17,6 +17,7 @@ from fastcore.basics import patch
 
 from ..core.runtime import DataError, content_hash, pick_device, progress, read_tensors, unknown_name, write_tensors, written_beside
 from ..data.sample import Cloud, Sample
+from ..scoring.evaluator import asked
 from ..scoring.fusion import image_score, png
 
 # %% auto #0
@@ -526,7 +527,7 @@ def weight_control(
 
 # %% ../../nbs/detectors/01_base.ipynb #98613c3b
 class WeightPanel:
-    "A control for each weight of a detector, and the fused map of one sample."
+    "A control for each weight of a detector, the fused map of one sample, and its score."
     def __init__(self,
         detector: Detector,
         components: Components,  # of the samples to look at; the first is shown
@@ -538,7 +539,8 @@ class WeightPanel:
         self.brightest = detector.fuse(self.components).max().item()  # of the map with default weights: white for all
         self.controls = {weight.name: weight_control(weight, components) for weight in detector.weights}
         for control in self.controls.values(): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([*self.controls.values(), W.Label(self.components.provenance)]), self.picture])
+        self.score = W.Label()
+        self.box = W.HBox([W.VBox([*self.controls.values(), self.score, W.Label(self.components.provenance)]), self.picture])
         self.refresh()
 
     def refresh(self, change=None):
@@ -546,3 +548,4 @@ class WeightPanel:
         values = {name: control.value for name, control in self.controls.items()}
         self.fused = self.detector.fuse(self.components, **values)
         self.picture.value = png(self.fused[0], self.brightest)
+        self.score.value = f"score: {asked(self.detector.image_scores, self.fused, self.components, values).item():.3f}"

@@ -397,7 +397,7 @@ def show(self: SweepCurve, weights: dict, metrics):
     now = metrics[self.metric.value]
     with self.figure.batch_update():
         self.figure.data[1].x, self.figure.data[1].y = [weights[self.weight.value]], [None if np.isnan(now) else now]
-        self.figure.layout.xaxis.title.text = self.weight.value
+        self.figure.layout.xaxis.title.text = self.weight.label
         self.figure.layout.yaxis.title.text = metric_label(self.metric.value, self.evaluator.sizes is not None)
     self.draw(now=True)
 
@@ -664,7 +664,7 @@ def keep_row(self: AblationLab):
     "Add the present setting and its metrics to the rows."
     self.rows.append((dict(self.weights), dict(self.result.metrics)))
     cells = lambda values, tag: "<tr>" + "".join(f"<{tag} style='padding:0 8px'>{v}</{tag}>" for v in values) + "</tr>"
-    shown = lambda value: f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    shown = lambda value: "undefined" if value != value else f"{value:.3f}" if isinstance(value, float) else escape(str(value))
     head = cells([*self.rows[0][0], *(metric_label(name, not self.photos) for name in self.rows[0][1])], "th")
     body = "".join(cells(map(shown, [*w.values(), *m.values()]), "td") for w, m in self.rows)
     self.kept.value = f"<table>{head}{body}</table>"
