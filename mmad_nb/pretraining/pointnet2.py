@@ -340,8 +340,9 @@ class SurfacePanel:
         self.shown = W.ToggleButtons(options=["truth", "guess"], value="guess")
         for control in (self.category, self.number, self.defects, self.noise): control.observe(self.refresh, "value")
         self.shown.observe(self.colour, "value")
-        names = "".join(f'<span style="background:rgb({r:.0f},{g:.0f},{b:.0f});padding:2px 6px">{name}</span> '
-                        for name, (r, g, b) in zip(SURFACES, NAME_COLOURS * 255))
+        inks = ["white" if .3 * r + .6 * g + .1 * b < .45 else "black" for r, g, b in NAME_COLOURS]
+        names = "".join(f'<span style="background:rgb({r:.0f},{g:.0f},{b:.0f});color:{ink};padding:2px 6px">{name}</span> '
+                        for name, (r, g, b), ink in zip(SURFACES, NAME_COLOURS * 255, inks))
         self.box = W.VBox([W.HBox([self.category, self.number]), W.HBox([self.defects, self.noise]), self.shown, self.label,
                            W.HTML(names), self.view.plot])
         self.refresh()

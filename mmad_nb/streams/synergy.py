@@ -203,4 +203,4 @@ class AttentionPanel:
         for image, picture in ((self.left, left), (self.right, right)): image.value = png_bytes((picture * 255).astype(np.uint8))
         to = divmod(int(self.map.argmax()), side)
         self.label.value = (f"looks most at row {to[0]}, column {to[1]}: <b>{self.map.max():.1%}</b>; "
-                            f"all patches together {self.map.sum():.0%}, the rest at the whole picture")
+                            f"all patches together {self.map.sum():.1%}, the rest at the whole picture")
