@@ -1,10 +1,14 @@
 """PointAD and GS-CLIP by the zero-shot protocols on forged copies of all four layouts, printed beside their published tables; the rows of GS-CLIP's ablations."""
+from pathlib import Path
+
 import pytest
 from layouts import write_clouds, write_eyecandies, write_mvtec
 
-from mmad_nb.experiments import find_tables, load_study, render
+from mmad_nb.core.runtime import DataError
+from mmad_nb.experiments import Study, find_tables, load_study, render
 from mmad_nb.experiments.command import main
 from mmad_nb.experiments.published import columns
+from mmad_nb.experiments.zero_shot import COMPONENT_ROWS, COMPONENT_STEPS, FAULT_ROWS, SWEEPS, apart, step_table, sweep_rows
 
 SMALL = {"pointad": "epochs=1,views=2", "gs_clip": "epochs=1,synergy_epochs=1,views=2"}
 
@@ -95,3 +99,68 @@ def test_points_alone_do_not_stand_beside_the_photo(tmp_path, data, capsys):
     capsys.readouterr()
     for name, wanted in (("alone", "points alone"), ("both", "points and photo"), ("zero", "points alone")):
         assert [title for title in printed(capsys, tmp_path / name, "pointad")] == [f"one-vs-rest{', RGB' * (name == 'both')}: MVTec 3D-AD, {wanted}"]
+
+
+# ---- rows and steps -------------------------------------------------------------------------------------------------
+
+def measured(options, values, group="trained on carrot", category="bagel", path=None, seeds=(0, 1), **data):
+    "A study of gs_clip, made up: `values` are the clip-200 metrics of seed 0, and a point more for seed 1."
+    record = lambda seed: {"group": group, "trained_on": group, "category": category, "seed": seed, "defects": {},
+                           "metrics": {"clip-200": {name: value + .01 * seed for name, value in values.items()}}}
+    return Study({"protocol": "one-vs-rest", "detector": {"detector": "gs_clip", "encoders": "tiny", **options}, "weights": {}},
+                 {"title": "t", "layout": "mvtec"} | data, [record(seed) for seed in seeds], path=path)
+
+
+def test_rows_differ_in_what_they_are_called_by():
+    assert list(COMPONENT_ROWS) == list(find_tables(key="gs_clip", number="ablation")[0].figures)
+    assert apart(COMPONENT_ROWS, "GS-CLIP", "+ both prompts") == {"consistency": (.3, 0)}
+    assert apart(COMPONENT_ROWS, "+ both streams", "+ both streams") == {}
+    assert apart({"a": {"detector": "pointad"}, "b": {"detector": "pointad", "views": 3}}, "a", "b") == {"views": (None, 3)}   # a default that is not named
+    assert [row["release"] for title, row in FAULT_ROWS.items() if title != "as the paper"] == [
+        "no_grad", "random_tower", "alone", "whole_only", "views_axis", "train_mode", "other_angles"] == [title[4:] for title in FAULT_ROWS if title[0] == "("]
+    assert sweep_rows("views", (1, 5), "pointad", photo=False) == {"1": {"detector": "pointad", "views": 1, "photo": False},
+                                                                  "5": {"detector": "pointad", "views": 5, "photo": False}}
+    assert [list(sweep_rows(option)) for option in SWEEPS] == [[str(v) for v in values] for values in SWEEPS.values()]
+    for call, words in ((lambda: sweep_rows("k", (0,)), "from 1"), (lambda: sweep_rows("k", (12, 24)), "25 words from the cloud"), (lambda: sweep_rows("rank"), "no values"),
+                        (lambda: sweep_rows("vews", (1,)), "views"), (lambda: apart(COMPONENT_ROWS, "GS-CLIP", "shape"), "row 'shape'")):
+        with pytest.raises(DataError, match=words): call()
+
+
+def test_a_step_is_a_difference_of_seeds_in_points():
+    rows = {title: measured(row, {"image_auroc": .5 + .02 * n, "pixel_auroc": .7}) for n, (title, row) in enumerate(COMPONENT_ROWS.items())}
+    lines = step_table(rows, metrics=["image_auroc", "pixel_auroc"]).splitlines()
+    assert len(lines) == 2 + len(COMPONENT_STEPS) and lines[1].split() == ["O-AUROC", "P-AUROC"]
+    shape = next(line for line in lines if line.startswith("+ defect prompt"))
+    assert "+4.0 ±0.0   (+0.6)" in shape and "+0.0 ±0.0?  (+1.0)" in shape               # two rows up; published 82.3 to 82.9 and 94.6 to 95.6
+    other = {title: measured(row, {"image_auroc": .5}) for title, row in COMPONENT_ROWS.items()}
+    for study in other.values():
+        for record in study.records: record["metrics"]["exact"] = record["metrics"]["clip-200"]
+    assert step_table(other, metrics=["image_auroc"], rule="exact").count("(–)") == len(COMPONENT_STEPS)   # another rule is not the paper's
+
+
+def test_parts_stand_beside_their_own_rows():
+    [table] = find_tables(key="gs_clip", number="ablation")
+    part = lambda title, **more: measured({**COMPONENT_ROWS[title], "photo": False, **more}, {"image_auroc": .9})
+    found = columns(table, [part("+ shape prompt"), part("GS-CLIP"), part("GS-CLIP", release="alone"), part("GS-CLIP", photo=True)])
+    assert [title for title in found if "measured" in title] == ["**+ shape prompt, measured**", "**GS-CLIP, measured**"]   # no fault, no photo
+    [main_table] = find_tables(key="gs_clip", number="main", dataset="mvtec")
+    several = columns(main_table, [part("GS-CLIP", k=4), part("GS-CLIP", k=12), part("+ shape prompt", k=12)])
+    assert [t for t in several if "measured" in t] == [
+        "**gs_clip (prompts=geometry, consistency=0.3, k=4), measured**", "**gs_clip (prompts=geometry, consistency=0.3, k=12), measured**",
+        "**gs_clip (prompts=shape, consistency=0, k=12), measured**"]
+    twins = columns(main_table, [measured({"photo": False}, {"image_auroc": .9}, path=Path(f"{name}.json")) for name in ("first", "second")])
+    assert [t for t in twins if "measured" in t] == ["**gs_clip, measured**", "**gs_clip, second, measured**"]
+    assert "In each cell: O-AUROC / O-AP / P-AUROC / P-PRO, in percent." in render(table) and "AUPRO" not in render(table).replace("AUPRO (P-PRO)", "")
+
+
+def test_an_average_needs_all_classes_and_the_usual_trainings():
+    [table] = find_tables(key="gs_clip", number="main", dataset="mvtec")
+    names = ["bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire"]
+    def study(trainings, **data):
+        every = [measured({"photo": False}, {"image_auroc": .9, "aupro@30": .8}, f"trained on {one}", name, **data) for one in trainings for name in names if name != one]
+        return Study(every[0].settings, every[0].data, [record for one in every for record in one.records])
+    usual = ("carrot", "cookie", "dowel")
+    found = columns(table, [study(usual)])
+    assert found["gs_clip, difference"]["average"] == pytest.approx([90.5 - 83.6, 80.5 - 86.4])
+    for other in (study(usual[:2]), study(("carrot", "cookie", "rope")), study(usual, forged=True)):
+        assert "average" not in columns(table, [other])["**gs_clip, measured**"]
