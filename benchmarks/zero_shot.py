@@ -10,8 +10,9 @@
 
 words: for each category of the "sample" family flawless individuals, and each of the seven defects twice, forged with seeds that nothing else uses. "a photo of a flawless {c}" is
 asked against "a photo of a damaged {c}" (one template, no averaging), of the whole picture (class token) and of each patch. The score of a picture is the mean of
-the class token's probability and the largest patch's, as in PointAD; both alone are printed beside it, and all of it for random weights. Depth maps and grey renderings (turned by
-up to 45 degrees, geometry defects only) are asked with their own words. Naming: eight auxiliary categories, new individuals.
+the class token's probability and the largest patch's, as in PointAD; both alone are printed beside it, and all of it for random weights. Depth maps and grey renderings (`views.render`, turned
+by up to 45 degrees around two axes, geometry defects only) are asked with their own words. A figure is the mean of the categories, and of three draws of all individuals, whose means are printed beside it.
+Naming: eight auxiliary categories, new individuals. Cosines: between the sentences of two sample categories.
 
 detectors, three splits, none of which tests a category that was learned from: "auxiliary" learns from the auxiliary categories of the forge (the embedded encoder was trained on
 other individuals of these) and tests the sample categories; "halves" learns from half of the sample categories and tests the other half, and the other way round (the encoder knows
@@ -30,17 +31,21 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from harness import _forget_peak, _status, goal, run_command
 from sklearn.metrics import roc_auc_score
 
 from mmad_nb.forge import forge_sample, list_categories, list_defects
 from mmad_nb.features import create_encoder
 from mmad_nb.features.text import prompt_vectors, zero_shot, zero_shot_anomaly
-from mmad_nb.pretraining.text import looks_of, turn
+from mmad_nb.mapping import sentence_vectors
+from mmad_nb.pretraining.text import looks_of
+from mmad_nb.views.render import rotation
 
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 LOOKS = {"photo": "a photo of a {}", "depth": "a depth map of a {}", "shade": "a rendering of a {}"}
+FIRST = (900_000, 700_000, 800_000)  # seeds of the draws
 DEEP = list_defects("geometry") + list_defects("both")
 
 
@@ -58,10 +63,13 @@ def bits(packed: np.ndarray) -> np.ndarray:
 def captures(category: str, seeds: int, first: int):
     "(defect, looks) of `seeds` flawless individuals and of two with each defect."
     rng, defects = np.random.default_rng(first), list_defects()
-    for n in range(seeds): yield "good", looks_of(forge_sample(category, seed=first + n), turn(*rng.uniform(-.78, .78, 2)))
+    def tilt():
+        a, b = rng.uniform(-45, 45, 2)
+        return rotation("x", a) @ rotation("y", b)
+    for n in range(seeds): yield "good", looks_of(forge_sample(category, seed=first + n), tilt())
     for n in range(2 * len(defects)):
         sample = forge_sample(category, defects[n % len(defects)], seed=first + 100 + n)
-        yield sample.defect, looks_of(sample, turn(*rng.uniform(-.78, .78, 2)))
+        yield sample.defect, looks_of(sample, tilt())
 
 
 def ask(encoder, shown: list, look: str, category: str) -> dict:
@@ -81,24 +89,44 @@ def naming(encoder, seeds: int) -> float:
     words = prompt_vectors(encoder, names, [LOOKS["photo"]])
     for k, category in enumerate(names):
         for n in range(seeds):
-            found = encoder.encode_image(picture(looks_of(forge_sample(category, seed=910_000 + n), turn(0, 0)), "photo")).image
+            found = encoder.encode_image(picture(looks_of(forge_sample(category, seed=910_000 + n), np.eye(3)), "photo")).image
             right.append(zero_shot(found, words, encoder.logit_scale).argmax().item() == k)
     return float(np.mean(right))
+
+
+def cosines(encoder) -> dict:
+    "Smallest and largest between two sample categories: of one sentence each, and of the means of fourteen flawless ones."
+    names = list_categories("sample")
+    vectors = {text: encoder.encode_text([text.format(c) for c in names]) for text in ("a photo of a {}", "a photo of a flawless {}")}
+    vectors["mean of fourteen"] = F.normalize(sentence_vectors(encoder, names).mean(1), dim=-1)
+    apart = torch.triu_indices(len(names), len(names), 1).unbind()
+    return {text: ((v @ v.T)[apart].min().item(), (v @ v.T)[apart].max().item()) for text, v in vectors.items()}
 
 
 def words(options) -> None:
     seeds = options.seeds or 8
     encoders = {"trained": create_encoder("tiny_clip", device="cpu"), "random": create_encoder("tiny_clip", weights="random", device="cpu")}
     for name, encoder in encoders.items(): print(f"{name}: {encoder.provenance}")
-    rows = {(name, look): [] for name in encoders for look in LOOKS}
-    print(f"\n{'photos, trained':16s}  picture  class token  largest patch  patches")
-    for k, category in enumerate(list_categories("sample")):
-        shown = list(captures(category, seeds, first=900_000 + 1000 * k))  # no two share pose and lamp
-        for (name, look), results in rows.items(): results.append(ask(encoders[name], shown, look, category))
-        print(f"{category:16s}" + "".join(f"{v:{w}.3f}" for v, w in zip(rows["trained", "photo"][-1].values(), (9, 13, 15, 9))))
-    means = {key: {k: np.mean([r[k] for r in results]) for k in results[0]} for key, results in rows.items()}
-    print(f"\n{'mean of 8':16s}  picture  class token  largest patch  patches")
-    for (name, look), mean in means.items(): print(f"{name + ', ' + look:16s}" + "".join(f"{v:{w}.3f}" for v, w in zip(mean.values(), (9, 13, 15, 9))))
+    names = list_categories("sample")
+    rows = {(name, look): {category: [] for category in names} for name in encoders for look in LOOKS}
+    for k, category in enumerate(names):
+        for first in FIRST:
+            shown = list(captures(category, seeds, first=first + 1000 * k))  # no two share pose and lamp
+            for (name, look), found in rows.items(): found[category].append(ask(encoders[name], shown, look, category))
+    mean = lambda results, which: np.mean([r[which] for r in results])
+    print(f"\n{'picture, trained':16s}" + "".join(f"{look:>9s}" for look in LOOKS))
+    for category in names:
+        print(f"{category:16s}" + "".join(f"{mean(rows['trained', look][category], 'picture'):9.3f}" for look in LOOKS))
+    print(f"\n{'mean of 8':16s}  picture  class token  largest patch  patches  draws")
+    means = {}
+    for (name, look), found in rows.items():
+        every = sum(found.values(), [])
+        means[name, look] = {which: mean(every, which) for which in every[0]}
+        draws = [mean(draw, "picture") for draw in zip(*found.values())]
+        print(f"{name + ', ' + look:16s}" + "".join(f"{v:{w}.3f}" for v, w in zip(means[name, look].values(), (9, 13, 15, 9)))
+              + "  " + ", ".join(f"{d:.3f}" for d in draws))
+    print()
+    for text, (low, high) in cosines(encoders["trained"]).items(): print(f"cosines of two sample categories, {text}: {low:.3f} to {high:.3f}")
     rgb, start = torch.rand(1, 3, 224, 224), time.perf_counter()
     for _ in range(5): encoders["trained"].encode_image(rgb)
     print(f"\none picture takes {(time.perf_counter() - start) / 5 * 1000:.0f} ms on {torch.get_num_threads()} thread(s)")
@@ -106,7 +134,6 @@ def words(options) -> None:
     print(f"auxiliary objects named rightly: trained {named['trained']:.0%}, random weights {named['random']:.0%}, chance 12%\n")
     for look, wanted in (("photo", 78), ("depth", 70), ("shade", 70)): goal(f"zero-shot-image-auroc of {look}s", 100 * means["trained", look]["picture"], wanted, "%")
     goal("zero-shot-naming", 100 * named["trained"], wanted=50, unit="%")
-
 
 
 # ---- detectors ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Sequence
 
 import numpy as np
@@ -166,6 +167,7 @@ def damaged(
     rng: np.random.Generator, # their kinds, places and sizes
     size: int = 256,          # pixels along each edge
     style: Style = PLAIN,
+    build=None,               # x, y (H,W) mm, seed -> Surface; None: what `category` says
 ) -> tuple:                   # Sample, kind (H,W) int8: number in KINDS, moved (H,W) bool: the height changed
     "One object with several defects, photographed."
     level, rays = style.level, view_rays(size)
@@ -173,7 +175,8 @@ def damaged(
     if style.lamp: setup = replace(setup, light=unit(style.lamp))
     table = table_coordinates(rays, setup.normal)
     x, y = object_coordinates(table, setup)
-    build = ground if style.fills else anything if category == ANYTHING else lambda x, y, seed: build_surface(category, x, y, seed)
+    if style.fills: build = ground
+    elif build is None: build = anything if category == ANYTHING else partial(build_surface, category)
     surface = bent(lambda x, y: build(x, y, seed), x, y, seed, level.variation)
     depth = distance_transform_edt(surface.height > 0)            # pixels to the edge of the object
     if style.fills: depth = np.ones_like(depth)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Sequence
@@ -19,110 +20,184 @@ from torch import nn
 from ..core.runtime import DataError, progress, written_beside
 from ..core.training import train
 from ..data import prepare, square
-from ..forge import forge_sample, list_categories, list_defects
+from ..data.sample import Cloud
+from ..forge import list_categories, list_defects
+from ..forge.shapes import (Surface, dome, dots, inside_box, inside_disc, mix, noise, plate, ramp, rough,
+                                  steel)
 from ..features.normals import surface_normals
 from ..features.text import CLIP_MEAN, CLIP_STD, info_nce, tiny_clip
+from .lessons import ANYTHING, PLAIN, damaged, draw_style, ribs
+from ..views import Cameras, render
+from ..views.render import rotation
 
 # %% auto #0
-__all__ = ['CHUNK', 'NAMES', 'GENERIC', 'LOOKS', 'ADJECTIVES', 'TAILS', 'KINDS', 'GRID', 'SIDE', 'FULL', 'QUICK', 'turn',
-           'nearest_points', 'render_view', 'looks_of', 'forge_pair', 'forge_pool', 'Pool', 'pick', 'article',
-           'tokenizer', 'vocabulary', 'unknown_words', 'state_patterns', 'Claim', 'caption', 'Batch', 'move', 'tint',
-           'window_of', 'twin_batch', 'make_batch', 'window_tokens', 'Attributes', 'patch_weights', 'attribute_loss',
-           'text_features', 'meaning', 'word_loss', 'state_prompts', 'contrastive_loss', 'Round', 'Plan', 'recorded',
-           'picture_round', 'word_round', 'joint_round', 'train_tiny_clip', 'save_half', 'CaptionPanel']
-
-# %% ../../nbs/pretraining/03_text.ipynb #9ed890fd
-def turn(
-    a: float,         # radians around the x axis
-    b: float,         # radians around the y axis
-) -> np.ndarray:      # (3,3)
-    "A rotation."
-    ca, sa, cb, sb = np.cos(a), np.sin(a), np.cos(b), np.sin(b)
-    return np.array([[1, 0, 0], [0, ca, -sa], [0, sa, ca]]) @ np.array([[cb, 0, sb], [0, 1, 0], [-sb, 0, cb]])
-
-# %% ../../nbs/pretraining/03_text.ipynb #b332f845
-def nearest_points(
-    points: np.ndarray,  # (N,3), camera at the origin, looking along z
-    size: int,           # pixels along each edge
-    angle: float = 60,   # degrees that the camera sees
-) -> np.ndarray:         # (size*size,) which point is seen in each pixel, -1 for none
-    "A z-buffer: every point covers 3 x 3 pixels, near ones hide far ones."
-    uv = points[:, :2] / points[:, 2:] * (size / 2 / np.tan(np.radians(angle / 2))) + size / 2
-    du, dv = (d.ravel() for d in np.meshgrid([-1, 0, 1], [-1, 0, 1]))
-    column, row = (uv[:, :1] + du).astype(int).ravel(), (uv[:, 1:] + dv).astype(int).ravel()
-    inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)
-    pixel, point = (row * size + column)[inside], np.repeat(np.arange(len(points)), 9)[inside]
-    order = np.argsort(-points[point, 2], kind="stable")  # far ones first
-    seen = np.full(size * size, -1)
-    seen[pixel[order]] = point[order]
-    return seen
-
-# %% ../../nbs/pretraining/03_text.ipynb #6831e16d
-def render_view(
-    points: np.ndarray,   # (N,3) of one object
-    normals: np.ndarray,  # (N,3) unit length
-    labels: np.ndarray,   # (N,) bool: defective
-    rotation: np.ndarray, # (3,3) from where to look
-    size: int = 224,      # pixels along each edge
-    fill: float = 0.6,    # share of the picture that the object's longest side takes
-) -> tuple:               # depth, shade (size,size) in [0,1], mask, seen (size,size) bool
-    "Depth (near is bright, nothing is white) and grey rendering (lamp at the camera) of a turned object."
-    p, n = (points - (points.max(0) + points.min(0)) / 2) @ rotation.T, normals @ rotation.T
-    p[:, 2] += np.ptp(p, axis=0).max() / fill / 2 / np.tan(np.radians(30))
-    nearest = nearest_points(p, size)
-    seen, near, far = nearest >= 0, p[:, 2].min(), p[:, 2].max()
-    depth = np.where(seen, 1 - (p[nearest, 2] - near) / (far - near), 1)
-    shade = np.where(seen, .7 * np.clip(-n[nearest, 2], 0, 1), 1)
-    return tuple(a.reshape(size, size) for a in (depth, shade, seen & labels[nearest], seen))
+__all__ = ['SPLAT', 'COLOURS', 'SHAPES', 'MATERIALS', 'PARTS', 'TRAITS', 'DEFECTS', 'WORDS', 'CHUNK', 'POOL', 'NAMES', 'GENERIC',
+           'LOOKS', 'ADJECTIVES', 'TAILS', 'KINDS', 'GRID', 'SIDE', 'FULL', 'QUICK', 'looks_of', 'traits_of',
+           'outline_of', 'nameless', 'forge_pair', 'forge_pool', 'Pool', 'pick', 'article', 'tokenizer', 'vocabulary',
+           'unknown_words', 'state_patterns', 'Facts', 'Claim', 'composed', 'caption', 'Batch', 'move', 'tint',
+           'window_of', 'twin_batch', 'make_batch', 'window_tokens', 'Attributes', 'patch_weights', 'largest_loss',
+           'attribute_loss', 'text_features', 'meaning', 'rows_from_text', 'word_caption', 'word_loss', 'state_prompts',
+           'contrastive_loss', 'Round', 'Plan', 'recorded', 'picture_round', 'word_round', 'joint_round',
+           'train_tiny_clip', 'save_half', 'CaptionPanel']
 
 # %% ../../nbs/pretraining/03_text.ipynb #7e4908c6
+SPLAT = 4.  # pixels: diameter of a drawn point, about three times what the points of a capture are apart
+
+
 def looks_of(
     sample,                # a raw capture
-    rotation: np.ndarray,  # (3,3) for depth and rendering
+    turned: np.ndarray,    # (3,3) for depth and rendering
     size: int = 224,
+    moved: np.ndarray | None = None,  # (H,W) bool: the surface is damaged here; None: the mask, if the defect has a depth
 ) -> dict:                 # photo (3,size,size), depth, shade (size,size) uint8; bits of mask, valid, vmask, vvalid
     "One capture as a photo, a depth map and a rendering, each with its masks."
     object_ = prepare(sample, size=None)
+    if moved is None: moved = object_.mask & (sample.defect in list_defects("geometry") + list_defects("both"))
     flat, where = square(object_, size), np.nonzero(object_.valid)
-    in_depth = sample.defect in list_defects("geometry") + list_defects("both")  # a stain has no depth
-    pick = lambda maps: maps[:, where[0], where[1]].T.astype(np.float64)
-    view = render_view(pick(object_.xyz), pick(surface_normals(object_.xyz, object_.valid).numpy()),
-                       object_.mask[where] & in_depth, rotation, size)
-    as_bytes = lambda picture: np.round(picture * 255).astype(np.uint8)
-    return dict(photo=as_bytes(flat.rgb), depth=as_bytes(view[0]), shade=as_bytes(view[1]),
+    pick = lambda maps: maps[:, where[0], where[1]].T
+    normals = pick(surface_normals(object_.xyz, object_.valid).numpy())
+    cloud = Cloud(pick(object_.xyz), normals, moved[where], id=sample.id)
+    camera = Cameras(("turned",), torch.tensor(turned[None], dtype=torch.float32))
+    view = render(cloud, camera, size, point_size=SPLAT * size / 224, device="cpu")
+    as_bytes = lambda picture: np.round(np.asarray(picture) * 255).astype(np.uint8)
+    return dict(photo=as_bytes(flat.rgb), depth=as_bytes(view.depth[0, 0]), shade=as_bytes(view.shade[0, 0]),
                 mask=np.packbits(flat.mask), valid=np.packbits(flat.valid),
-                vmask=np.packbits(view[2]), vvalid=np.packbits(view[3]))
+                vmask=np.packbits(view.label[0]), vvalid=np.packbits(view.owner[0] >= 0))
+
+# %% ../../nbs/pretraining/03_text.ipynb #a41c77e0
+COLOURS = {"red": (.72, .12, .10), "orange": (.92, .45, .10), "yellow": (.93, .80, .25), "green": (.30, .50, .18),
+           "blue": (.13, .30, .60), "brown": (.58, .36, .17), "pink": (.90, .55, .55), "white": (.92, .91, .88),
+           "grey": (.55, .56, .58), "black": (.10, .10, .11)}
+SHAPES = ("round", "ring-shaped", "long", "square", "toothed", "pointed", "bent", "lumpy")
+MATERIALS = ("metal", "plastic", "baked", "grown", "wooden")
+PARTS = ("plain", "pierced", "ridged", "dotted")
+TRAITS = dict(shape=SHAPES, colour=tuple(COLOURS), material=MATERIALS, part=PARTS)
+DEFECTS = list_defects()
+
+
+def traits_of(
+    seed: int,  # which object
+) -> tuple:     # shape, colour, material, part
+    "What can be said about a nameless object."
+    rng = np.random.default_rng([seed, 13])
+    return tuple(str(rng.choice(words)) for words in TRAITS.values())
+
+# %% ../../nbs/pretraining/03_text.ipynb #c2b5e6d1
+def outline_of(
+    shape: str,     # one of `SHAPES`
+    x: np.ndarray,  # (H,W) mm
+    y: np.ndarray,  # (H,W) mm
+    rng: np.random.Generator,
+) -> np.ndarray:    # (H,W) mm inside the edge, negative outside
+    "An outline of that shape, about 8 cm wide."
+    radius, angle, u = rng.uniform(36, 50), np.arctan2(y, x) + rng.uniform(0, 6), rng.uniform
+    r = np.hypot(x, y * u(1, 1.15))
+    if shape == "round": return radius - r * (1 + u(0, .05) * noise(x, y, u(10, 40), rng))
+    if shape == "ring-shaped": return np.minimum(radius - r, r - radius * u(.2, .6))
+    if shape == "long":
+        width = u(9, 20) * (1 - u(0, .7) * ramp(-50, 50, x))
+        return np.minimum(width - np.abs(y - u(-8, 8) * (x / 50) ** 2), 55 - np.abs(x))
+    if shape == "square": return inside_box(x, y, 2 * radius, u(50, 95), u(2, 15))
+    if shape == "toothed": return radius + u(2, 6) * np.tanh(u(.7, 4) * np.cos(rng.integers(6, 24) * angle)) - r
+    if shape == "pointed": return radius * (1 - u(.25, .5) * np.abs(np.sin(rng.integers(3, 8) / 2 * angle))) - r
+    if shape == "bent":
+        arm, place = u(18, 36, 2), u(-30, 30, 2)
+        return np.maximum(inside_box(x + place[0], y, arm[0], 2 * radius, 4), inside_box(x, y + place[1], 2 * radius, arm[1], 4))
+    return radius - np.hypot(x, y * u(1, 1.8)) * (1 + u(.08, .2) * noise(x, y, u(12, 40), rng))
+
+
+def nameless(
+    x: np.ndarray,  # (H,W) mm, the object's frame
+    y: np.ndarray,  # (H,W) mm
+    seed: int,      # which object
+) -> Surface:
+    "An object with the traits of its seed."
+    (shape, colour, material, part), rng = traits_of(seed), np.random.default_rng([seed, 14])
+    x, y, u = x.astype(np.float32), y.astype(np.float32), rng.uniform
+    inside = outline_of(shape, x, y, rng)
+    for _ in range(rng.integers(1, 7) if part == "pierced" else 0):
+        inside = np.minimum(inside, -inside_disc(x, y, u(4, 11), *u(-32, 32, 2)))
+    cushion = (.3 + .7 * dome(1 - inside / max(inside.max(), 1))) * (inside > 0)
+    soft = u() < (.8 if material in ("baked", "grown") else .3)
+    height = u(10, 34) * (cushion if soft else plate(inside, 1, u(1, 8)))
+    if part == "ridged" or u() < .15: height = height + ribs(x, y, rng)
+    grain = rough(x, y / rng.choice([1, 1, 4]), u(1, 24), rng)
+    spacing, coarse = u(4, 22), {"metal": .1, "plastic": .1, "baked": .9, "grown": .5, "wooden": .3}[material]
+    spots = dots(x, y, spacing, u(.2, .45) * spacing, rng, u(.3, 1), u(1, 2)) * (part == "dotted" or u() < .15)
+    height = np.maximum(height + u(0, coarse) * grain + u(-2.5, 2.5) * spots, 1) * (inside > 0)
+    first = np.array(COLOURS[colour]) * u(.8, 1.15) + rng.normal(0, .03, 3)
+    second, third = first * u(.55, 1.3) + rng.normal(0, .04, 3), u(.05, .95, 3)
+    if material == "metal": color = steel(noise(x, y / 4, u(.6, 2), rng), first)
+    else: color = mix(first, second, u(0, 1) * ramp(-.6, .6, noise(x, y / 9, u(2, 6), rng) if material == "wooden" else grain))
+    color = mix(color, third, u(.2, 1) * ramp(.1, .3, spots))
+    gloss = {"metal": (.6, .9), "plastic": (.4, .8), "baked": (.1, .3), "grown": (.1, .4), "wooden": (.1, .3)}[material]
+    return Surface(height.astype(np.float32), np.clip(color, 0.02, 1).astype(np.float32), np.full_like(x, u(*gloss)),
+                   .85 * (material == "metal"))
+
+# %% ../../nbs/pretraining/03_text.ipynb #e93f2b10
+WORDS = {  # shape, colour, material, part: what a dictionary says
+    "peach": "round orange grown plain", "banana": "long yellow grown plain", "star": "pointed brown baked dotted",
+    "strawberry": "round red grown dotted", "brick": "square red plastic dotted", "button": "round blue plastic pierced",
+    "elbow": "bent orange metal plain", "key": "long yellow metal ridged",
+    "bagel": "ring-shaped brown baked dotted", "cookie": "round brown baked dotted", "carrot": "long orange grown ridged",
+    "potato": "lumpy brown grown dotted", "gear": "toothed grey metal pierced", "washer": "ring-shaped grey metal plain",
+    "bracket": "bent blue metal pierced", "bolt": "long grey metal ridged",
+    "apple": "round red grown plain", "orange": "round orange grown dotted", "lemon": "pointed yellow grown dotted",
+    "cucumber": "long green grown ridged", "tomato": "round red grown plain", "stone": "lumpy grey grown plain",
+    "bean": "bent green grown plain", "nut": "square grey metal pierced", "nail": "long grey metal plain",
+    "wheel": "round black plastic pierced", "saw": "toothed grey metal ridged", "comb": "toothed black plastic ridged",
+    "coin": "round yellow metal ridged", "ball": "round white plastic plain", "tile": "square white baked plain",
+    "plank": "long brown wooden ridged", "table": "square brown wooden plain", "pencil": "long yellow wooden plain",
+    "bread": "lumpy brown baked plain", "pretzel": "bent brown baked dotted", "donut": "ring-shaped pink baked dotted",
+    "cake": "round white baked dotted", "crown": "toothed yellow metal dotted", "knife": "long grey metal plain",
+    "hook": "bent grey metal plain", "chain": "long grey metal pierced", "plate": "round white baked plain",
+    "tire": "ring-shaped black plastic ridged", "leaf": "pointed green grown ridged", "flower": "pointed pink grown dotted",
+    "dice": "square white plastic dotted", "box": "square brown wooden plain", "stick": "long brown wooden plain",
+    "cheese": "square yellow grown pierced", "sponge": "square yellow plastic pierced", "mushroom": "round white grown plain",
+    "arrow": "pointed black wooden plain", "pipe": "long grey metal pierced", "hammer": "bent brown wooden plain",
+    "bone": "long white grown plain", "shell": "lumpy white grown ridged", "rope": "long brown grown ridged"}
+WORDS = {word: tuple(traits.split()) for word, traits in WORDS.items()}
 
 # %% ../../nbs/pretraining/03_text.ipynb #6ec255aa
 CHUNK = 112  # pairs in one file: two for each category and defect
 
 
 def forge_pair(
-    k: int,                    # number of the pair: decides category and defect in turn
-    categories: Sequence[str],
+    k: int,                    # number of the pair: decides the category in turn
+    categories: Sequence[str], # auxiliary ones, and "anything" for objects without a name
     seed: int = 0,
-) -> dict:                     # category, defect, and the looks of both twins stacked, flawless first
+) -> dict:                     # category, defect, traits, and the looks of both twins stacked, flawless first
     "Forge an object twice, flawless and damaged, and look at both from the same side."
-    rng, defects = np.random.default_rng([seed, k]), list_defects()
-    category, defect = categories[k % len(categories)], defects[k // len(categories) % len(defects)]
-    rotation = turn(*np.radians(rng.uniform(-45, 45, 2)) * (rng.random() < .6))
-    same = dict(seed=int(rng.integers(2**31)), strength=rng.uniform(.8, 1.6), extent=rng.uniform(.8, 1.4))
+    rng, category = np.random.default_rng([seed, k]), categories[k % len(categories)]
+    tilt = rng.uniform(-45, 45, 2) * (rng.random() < .6)
+    turned, number = rotation("x", tilt[0]) @ rotation("y", tilt[1]), int(rng.integers(2**31))
+    style = PLAIN if rng.random() < .5 else replace(draw_style(rng), fills=False)
+    build = nameless if category == ANYTHING else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # now and then no table is found; then the whole capture is the object
-        twins = [looks_of(forge_sample(category, d, **same), rotation) for d in ("good", defect)]
-    return dict(category=category, defect=defect) | {key: np.stack([t[key] for t in twins]) for key in twins[0]}
+        good = damaged(category, number, 0, rng, style=style, build=build)
+        bad = damaged(category, number, int(rng.choice([1, 1, 1, 2, 3])), rng, style=style, build=build)
+        twins = [looks_of(sample, turned, moved=moved) for sample, _, moved in (good, bad)]
+    found = [DEFECTS[n - 1] for n in np.unique(bad[1]) if n]
+    defect = found[0] if len(found) == 1 else "several" if found else "good"
+    traits = traits_of(number) if category == ANYTHING else WORDS[category]
+    return dict(category=category, defect=defect, traits=np.array(traits)) | {
+        key: np.stack([t[key] for t in twins]) for key in twins[0]}
 
 # %% ../../nbs/pretraining/03_text.ipynb #a7a11ddf
+POOL = list_categories("auxiliary") + 16 * [ANYTHING]  # in turn
+
+
 def forge_pool(
     folder,                     # where to write; chunks that are there are kept
     pairs: int = 1456,          # number of twins
-    categories: Sequence[str] | None = None,  # None: all of the auxiliary family
+    categories: Sequence[str] | None = None,  # None: the auxiliary ones, and twice as many nameless ones
     seed: int = 0,
 ) -> Path:
     "Forge the twins for training, in files of 112."
-    categories = list_categories("auxiliary") if categories is None else list(categories)
-    others = set(categories) - set(list_categories("auxiliary"))
-    if others: raise DataError("forge_pool", f"categories {sorted(others)}", "auxiliary categories only",
+    categories = POOL if categories is None else list(categories)
+    others = set(categories) - set(POOL)
+    if others: raise DataError("forge_pool", f"categories {sorted(others)}", "auxiliary categories and 'anything' only",
                                "The others are kept unseen, so that tests on them mean something.")
     starts = range(0, pairs, CHUNK)
     for start in progress(starts, "forging twins"):
@@ -139,7 +214,7 @@ class Pool:
     def __init__(self, folder):  # of `forge_pool`
         chunks = [np.load(file) for file in sorted(Path(folder).glob("[0-9][0-9][0-9].npz"))]
         for key in chunks[0].files: setattr(self, key, np.concatenate([c[key] for c in chunks]))
-        self.category, self.defect = self.category.tolist(), self.defect.tolist()  # plain strings
+        self.category, self.defect, self.traits = self.category.tolist(), self.defect.tolist(), self.traits.tolist()
 
     def __len__(self): return len(self.category)
 
@@ -205,36 +280,61 @@ def state_patterns(rng) -> list[str]:  # flawless, damaged
     return [f"{{}} {tails[k]}" for tails in TAILS]
 
 # %% ../../nbs/pretraining/03_text.ipynb #da97957f
+class Facts(NamedTuple):
+    "What is true of a picture."
+    look: str
+    category: str  # "anything" where it has no name
+    defect: str    # "good", one of `DEFECTS`, or "several"
+    traits: tuple  # shape, colour, material, part
+
+
 class Claim(NamedTuple):
     "What a caption says; None where it leaves something open."
-    look: str | None
-    category: str | None
-    state: str | None  # "good" or "bad"
-    kind: str | None   # of defect
+    look: str | None = None
+    category: str | None = None
+    state: str | None = None     # "good" or "bad"
+    kind: str | None = None      # of defect
+    shape: str | None = None
+    colour: str | None = None
+    material: str | None = None
+    part: str | None = None
+    word: str | None = None      # of the dictionary
 
-    def holds(self, look: str, category: str, defect: str) -> bool:
+    def holds(self, facts: Facts) -> bool:
         "Whether this is true for a picture."
-        state = "good" if defect == "good" else "bad"
-        return all(said in (None, fact) for said, fact in zip(self, (look, category, state, defect)))
+        state = "good" if facts.defect == "good" else "bad"
+        truth = (facts.look, facts.category, state, facts.defect, *facts.traits)
+        return all(said in (None, fact) for said, fact in zip(self[:8], truth))
 
 # %% ../../nbs/pretraining/03_text.ipynb #1220f88a
-def caption(
+def composed(
     rng: np.random.Generator,
     look: str,
-    category: str,
-    defect: str,  # or "good"
+    traits: tuple,        # shape, colour, material, part
+) -> tuple[str, dict]:    # words, and what they claim
+    "An object in one to three adjectives: what one sees of it in this look, without a name."
+    shown = ["shape", "part"] if look != "photo" else list(TRAITS)  # a cloud has neither colour nor material
+    said = rng.permutation(shown)[:rng.integers(1, 4)]
+    claims = {str(which): traits[list(TRAITS).index(which)] for which in said}
+    return " ".join([claims[which] for which in ("colour", "part", "shape", "material") if which in claims]
+                    + [pick(rng, GENERIC)]), claims
+
+
+def caption(
+    rng: np.random.Generator,
+    facts: Facts,
 ) -> tuple[str, Claim]:
     "A sentence that is true for a picture, and what it claims."
-    look = look if rng.random() < .85 else None
+    look, claims, how = facts.look if rng.random() < .85 else None, {}, rng.random()
     start = pick(rng, LOOKS[look]) if look else pick(rng, ("a view of", "this is"))
-    if rng.random() < .65: name = pick(rng, NAMES[category])
-    else: category, name = None, pick(rng, GENERIC) if rng.random() < .4 else unknown_words(rng)
-    state = None if rng.random() < .15 else "good" if defect == "good" else "bad"
-    in_detail = rng.random() < .4
-    if state == "bad" and in_detail:
-        return f"{start} {article(name)} {pick(rng, KINDS[defect])}", Claim(look, category, state, defect)
+    if how < .45 and facts.category in NAMES: name, claims = pick(rng, NAMES[facts.category]), dict(category=facts.category)
+    elif how < .7: name, claims = composed(rng, facts.look, facts.traits)
+    else: name = pick(rng, GENERIC) if rng.random() < .5 else unknown_words(rng)
+    state = None if rng.random() < .15 else "good" if facts.defect == "good" else "bad"
+    if facts.defect in KINDS and state and rng.random() < .4:
+        return f"{start} {article(name)} {pick(rng, KINDS[facts.defect])}", Claim(look, state=state, kind=facts.defect, **claims)
     pattern = "{}" if state is None else state_patterns(rng)[state == "bad"]
-    return f"{start} {article(pattern.format(name))}", Claim(look, category, state, None)
+    return f"{start} {article(pattern.format(name))}", Claim(look, state=state, **claims)
 
 # %% ../../nbs/pretraining/03_text.ipynb #2f0411d4
 GRID, SIDE = 14, 16  # patches along an edge, pixels of a patch
@@ -247,7 +347,7 @@ class Batch(NamedTuple):
     keep: torch.Tensor      # (B,K) which patches of the window become tokens
     mask: torch.Tensor      # (B,K) share of defective pixels in these
     valid: torch.Tensor     # (B,K) share of the object
-    facts: list             # (look, category, defect) of each picture
+    facts: list             # of Facts, one for each picture
 
 
 def move(rng, *maps):
@@ -275,20 +375,21 @@ def window_of(rng, valid, window):
 # %% ../../nbs/pretraining/03_text.ipynb #e16849f6
 def twin_batch(pool, k, rng, window, count):
     "One pair as a Batch of two."
-    defect, in_depth = pool.defect[k], list_defects("geometry") + list_defects("both")
-    look = "photo" if defect not in in_depth or rng.random() < .45 else pick(rng, ("depth", "shade"))
+    look = pick(rng, list(LOOKS)) if pool.vmask[k].any() else "photo"  # a stain has no depth
     pictures, mask, valid = move(rng, *pool.twins(k, look))
     mask, valid = (m.reshape(2, GRID, SIDE, GRID, SIDE).mean((2, 4)) for m in (mask, valid))
     r, c = window_of(rng, valid, window)
     pixels = np.s_[..., r * SIDE:(r + window) * SIDE, c * SIDE:(c + window) * SIDE]
     x = torch.from_numpy(np.ascontiguousarray(pictures[pixels])).float() / 255
     if look == "photo": x = tint(rng, x)
+    else: x = (x + torch.from_numpy(rng.uniform(0, .03) * rng.standard_normal((2, 1, *x.shape[2:]), np.float32))).clamp(0, 1)
     mask, valid = (m[:, r:r + window, c:c + window].reshape(2, -1) for m in (mask, valid))
     wanted = rng.random(window ** 2) + .8 * (valid.max(0) > .05) + (mask.max(0) > .02)
     keep = np.argsort(-wanted)[:count]
     place = (np.arange(r, r + window)[:, None] * GRID + np.arange(c, c + window)).ravel()
     both = lambda a: torch.from_numpy(np.stack([a, a]))
-    facts = [(look, pool.category[k], defect if m.max() > .02 else "good") for m in mask[:, keep]]
+    seen = ["good" if m.max() <= .02 else pool.defect[k] for m in mask[:, keep]]
+    facts = [Facts(look, pool.category[k], defect, tuple(pool.traits[k])) for defect in seen]
     shares = (torch.from_numpy(m[:, keep]).float() for m in (mask, valid))
     return Batch(x, both(place), both(keep), *shares, facts)
 
@@ -312,7 +413,8 @@ def window_tokens(
 ) -> list:                       # (B,1+K,E) unit vectors, of the last block first
     "The kept tokens of windows, through the tower and into the common space."
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
-    x = visual.conv1((batch.pictures - mean) / std).flatten(2).transpose(1, 2)
+    x = ((batch.pictures - mean) / std).contiguous(memory_format=torch.channels_last)  # colours side by side: faster
+    x = visual.conv1(x).flatten(2).transpose(1, 2)
     x = x + visual.positional_embedding[1:][batch.place]
     x = x.gather(1, batch.keep[..., None].expand(-1, -1, x.shape[-1]))
     first = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)
@@ -328,17 +430,25 @@ class Attributes(nn.Module):
     "The simplest text encoder: one vector for each thing that a caption can claim."
     def __init__(self, categories: Sequence[str], dim: int = 128, seed: int = 0):
         super().__init__()
-        self.names = dict(category=list(categories), look=list(LOOKS), state=["good", "bad"], kind=list(KINDS))
+        self.names = dict(category=list(categories), look=list(LOOKS), state=["good", "bad"], kind=list(KINDS)) | TRAITS
         generator = torch.Generator().manual_seed(seed)
-        self.vectors = nn.ParameterDict({which: nn.Parameter(torch.randn(len(names), dim, generator=generator))
-                                         for which, names in self.names.items()})
+        draw = lambda names: torch.randn(len(names), dim, generator=generator)
+        self.vectors = nn.ParameterDict({which: nn.Parameter(draw(names)) for which, names in self.names.items()})
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / .07)))
+        self.register_buffer("own", F.normalize(draw(WORDS), dim=-1))  # what no definition says about a word
 
     def unit(self, which): return F.normalize(self.vectors[which], dim=-1)
 
     def numbers(self, which, values):
         "Places of names in the table; -100, which cross_entropy skips, for what is not in it."
         return torch.tensor([self.names[which].index(v) if v in self.names[which] else -100 for v in values])
+
+    def row(self, which, value): return self.unit(which)[self.names[which].index(value)]
+
+    def word(self, word):
+        "(E,) a word of the dictionary: half its definition, half its own."
+        traits = F.normalize(sum(self.row(which, value) for which, value in zip(TRAITS, WORDS[word])), dim=0)
+        return F.normalize(traits + self.own[list(WORDS).index(word)], dim=0)
 
 # %% ../../nbs/pretraining/03_text.ipynb #b7176635
 def patch_weights(mask, valid):
@@ -347,6 +457,14 @@ def patch_weights(mask, valid):
     weight = torch.where(bad, 1., torch.where(mask < .02, .25 + .75 * (valid > .05), 0.))  # background a quarter
     share = lambda w: w / w.sum().clamp(min=1)
     return bad, .4 * share(weight * bad) + .6 * share(weight * ~bad)
+
+
+def largest_loss(
+    logits: torch.Tensor,  # (B,K) of damage, of each patch
+    wrong: torch.Tensor,   # (B,) bool: the picture is damaged
+) -> torch.Tensor:
+    "Binary cross-entropy of the largest patch, which is what a picture is judged by."
+    return F.binary_cross_entropy_with_logits(logits.amax(1), wrong.float())
 
 
 def attribute_loss(
@@ -358,21 +476,27 @@ def attribute_loss(
     "Pictures and patches against the table."
     outputs = window_tokens(model.visual, batch, taps=(-1, 3, 7))
     image, patches, scale = outputs[0][:, 0], outputs[0][:, 1:], table.log_scale.exp().clamp(max=100)
-    look, category, defect = zip(*batch.facts)
-    states = ["good" if d == "good" else "bad" for d in defect]
-    ask = lambda which, values, z=image: F.cross_entropy(scale * z @ table.unit(which).T, table.numbers(which, values))
-    loss = ask("category", category) + .3 * ask("look", look)
-    if any(d in KINDS for d in defect): loss = loss + .3 * ask("kind", defect)
+    looks, categories, defects, traits = zip(*batch.facts)
+    wrong = torch.tensor([d != "good" for d in defects])
+
+    def ask(which, values, z=image):
+        numbers = table.numbers(which, values)
+        return F.cross_entropy(scale * z @ table.unit(which).T, numbers) if (numbers >= 0).any() else 0.
+    loss = ask("category", categories) + .3 * ask("look", looks) + .3 * ask("kind", defects)
+    seen = lambda which: [t[list(TRAITS).index(which)] if look == "photo" or which in ("shape", "part") else None
+                          for t, look in zip(traits, looks)]
+    loss = loss + .2 * sum(ask(which, seen(which)) for which in TRAITS)
     for share, z in zip(state, (outputs[0], outputs[-1])):
-        if share: loss = loss + share * ask("state", states, z[:, 0])
+        if share: loss = loss + share * ask("state", ["bad" if w else "good" for w in wrong], z[:, 0])
     bad, weight = patch_weights(batch.mask, batch.valid)
     good_to_bad = table.unit("state")[1] - table.unit("state")[0]
     for share, z in zip((2, 1, 1, 1), outputs):
-        wrong = F.binary_cross_entropy_with_logits(scale * z[:, 1:] @ good_to_bad, bad.float(), reduction="none")
-        loss = loss + share * (wrong * weight).sum()
-    if not bad.any(): return loss
-    kind = table.numbers("kind", defect)[:, None].expand_as(bad)[bad]
-    return loss + .5 * F.cross_entropy(scale * patches[bad] @ table.unit("kind").T, kind)
+        logits = scale * z[:, 1:] @ good_to_bad
+        loss = loss + share * (F.binary_cross_entropy_with_logits(logits, bad.float(), reduction="none") * weight).sum()
+    loss = loss + largest_loss(scale * patches @ good_to_bad, wrong)
+    kinds = table.numbers("kind", defects)[:, None].expand_as(bad)[bad]
+    if not (kinds >= 0).any(): return loss
+    return loss + .5 * F.cross_entropy(scale * patches[bad] @ table.unit("kind").T, kinds)
 
 # %% ../../nbs/pretraining/03_text.ipynb #2937a1d7
 def text_features(
@@ -394,11 +518,41 @@ def meaning(
     claim: Claim,
 ) -> torch.Tensor:  # (E,) unit length
     "The sum of what is claimed."
-    order = ("look", "category", "state", "kind")
-    said = [table.unit(which)[table.names[which].index(value)] for which, value in zip(order, claim) if value]
+    said = [table.row(which, value) for which, value in claim._asdict().items() if value and which != "word"]
+    if claim.word: said.append(table.word(claim.word))
     return F.normalize(sum(said), dim=-1)
 
+# %% ../../nbs/pretraining/03_text.ipynb #9b7c4de2
+def rows_from_text(
+    table: Attributes,
+    model: nn.Module,  # whose words are known already
+):
+    "Begin a table with what a trained text tower says of the same things, each without what its group has in common."
+    sentences = {"category": [f"a photo of {article(c)}" for c in table.names["category"]],
+                 "look": [f"{LOOKS[look][0]} an object" for look in LOOKS],
+                 "state": ["a photo of a flawless object", "a photo of a damaged object"],
+                 "kind": [f"a photo of an object {words[0]}" for words in KINDS.values()]}
+    with torch.no_grad():
+        for which, texts in sentences.items():
+            rows = text_features(model, texts)
+            table.vectors[which].copy_(F.normalize(rows - rows.mean(0), dim=-1))
+        table.log_scale.copy_(model.logit_scale)
+
 # %% ../../nbs/pretraining/03_text.ipynb #2f82af75
+def word_caption(
+    rng: np.random.Generator,
+    categories: Sequence[str],
+) -> tuple[str, Claim]:
+    "A sentence without a picture: about an object of the lessons, or with a word that the dictionary alone explains."
+    facts = Facts(pick(rng, list(LOOKS)), pick(rng, [*categories, ANYTHING]), pick(rng, ["good"] * 5 + list(KINDS)),
+                  tuple(pick(rng, words) for words in TRAITS.values()))
+    if rng.random() < .6: return caption(rng, facts)
+    word, look = pick(rng, [w for w in WORDS if w not in categories]), facts.look
+    state = pick(rng, ("good", "bad", None))
+    pattern = "{}" if state is None else state_patterns(rng)[state == "bad"]
+    return f"{pick(rng, LOOKS[look])} {article(pattern.format(word))}", Claim(look, state=state, word=word)
+
+
 def word_loss(
     model: nn.Module,
     table: Attributes,
@@ -408,9 +562,7 @@ def word_loss(
     pairs = []
     for number in numbers:
         rng = np.random.default_rng([1, number])
-        for _ in range(8):
-            look, category = pick(rng, list(LOOKS)), pick(rng, table.names["category"])
-            pairs.append(caption(rng, look, category, pick(rng, ["good"] * 5 + list(KINDS))))
+        pairs += [word_caption(rng, table.names["category"]) for _ in range(8)]
     pairs = [(text, claim) for text, claim in pairs if any(claim)]
     target = torch.stack([meaning(table, claim) for _, claim in pairs]).detach()
     return (1 - (text_features(model, [text for text, _ in pairs]) * target).sum(1)).mean()
@@ -425,8 +577,9 @@ def state_prompts(
     texts = []
     for _ in range(count):
         start, how = pick(rng, LOOKS[pick(rng, list(LOOKS))]), rng.random()
-        if how < .4: name = pick(rng, NAMES[pick(rng, categories)])
-        else: name = pick(rng, GENERIC) if how < .6 else unknown_words(rng)
+        if how < .3: name = pick(rng, NAMES[pick(rng, categories)])
+        elif how < .5: name = composed(rng, "photo", tuple(pick(rng, words) for words in TRAITS.values()))[0]
+        else: name = pick(rng, GENERIC) if how < .7 else unknown_words(rng)
         texts += [f"{start} {article(pattern.format(name))}" for pattern in state_patterns(rng)]
     return texts
 
@@ -438,7 +591,7 @@ def contrastive_loss(
     rng: np.random.Generator,
 ) -> torch.Tensor:
     "InfoNCE with captions, naming, and the state of pictures and patches."
-    captions = list(dict.fromkeys(caption(rng, *facts) for facts in batch.facts))  # each sentence once
+    captions = list(dict.fromkeys(caption(rng, facts) for facts in batch.facts))  # each sentence once
     prompts = state_prompts(rng, categories)
     start, state = pick(rng, LOOKS[pick(rng, list(LOOKS))]), pick(rng, ["{}", *state_patterns(rng)])
     naming = [f"{start} {article(state.format(pick(rng, NAMES[c])))}" for c in categories]
@@ -446,16 +599,18 @@ def contrastive_loss(
     described, asked, named = texts.split([len(captions), len(prompts), len(naming)])
     tokens, scale = window_tokens(model.visual, batch)[0], model.logit_scale.exp().clamp(max=100)
     image, patches = tokens[:, 0], tokens[:, 1:]
-    truth = torch.tensor([[claim.holds(*facts) for _, claim in captions] for facts in batch.facts])
-    category = torch.tensor([categories.index(facts[1]) for facts in batch.facts])
-    loss = info_nce(scale * image @ described.T, truth) + F.cross_entropy(scale * image @ named.T, category)
+    truth = torch.tensor([[claim.holds(facts) for _, claim in captions] for facts in batch.facts])
+    category = torch.tensor([categories.index(f.category) if f.category in categories else -100 for f in batch.facts])
+    loss = info_nce(scale * image @ described.T, truth)
+    if (category >= 0).any(): loss = loss + F.cross_entropy(scale * image @ named.T, category)
     good_to_bad = scale * (asked[1::2] - asked[::2]).T                     # (E,6)
     repeat = lambda yes: yes.float()[..., None].expand(*yes.shape, good_to_bad.shape[1])
-    wrong = torch.tensor([facts[2] != "good" for facts in batch.facts])
+    wrong = torch.tensor([facts.defect != "good" for facts in batch.facts])
     loss = loss + F.binary_cross_entropy_with_logits(image @ good_to_bad, repeat(wrong))
     bad, weight = patch_weights(batch.mask, batch.valid)
-    each = F.binary_cross_entropy_with_logits(patches @ good_to_bad, repeat(bad), reduction="none").mean(-1)
-    return loss + 2 * (each * weight).sum()
+    logits = patches @ good_to_bad                                         # (B,K,6)
+    each = F.binary_cross_entropy_with_logits(logits, repeat(bad), reduction="none").mean(-1)
+    return loss + 2 * (each * weight).sum() + largest_loss(logits.mean(-1), wrong)
 
 # %% ../../nbs/pretraining/03_text.ipynb #f04a76e3
 class Round(NamedTuple):
@@ -466,6 +621,12 @@ class Round(NamedTuple):
     window: int         # patches along the window's edge
     count: int          # tokens kept
     state: tuple = ()   # weights of `attribute_loss`
+    pairs: int | None = None  # how many of the pool, from the first; None: all
+    fixed: bool = False # the table is not learned
+
+    def items(self, pool) -> list:
+        "Pairs and draws."
+        return [(k, draw) for draw in self.draws for k in range(len(pool))[:self.pairs]]
 
 
 class Plan(NamedTuple):
@@ -476,8 +637,10 @@ class Plan(NamedTuple):
     together: tuple # Rounds with both towers
 
 
-FULL = Plan(1456, (Round(range(10), 1e-3, 12, 9, 40, (1, 0)), Round(range(10, 14), 5e-4, 12, 14, 48, (1.5, 1.5))),
-            2400, (Round(range(14, 15), 3e-4, 8, 14, 64),))
+FULL = Plan(2912, (Round(range(10), 7e-4, 12, 9, 40, (1, .5), 1344), Round(range(10, 16), 4e-4, 12, 9, 40, (1, .5), 1792),
+                   Round(range(16, 23), 4e-4, 12, 14, 64, (1, .5), 2128),
+                   Round(range(23, 24), 2e-4, 12, 14, 64, (1.5, .5), fixed=True)),
+            3600, (Round(range(24, 25), 1.5e-4, 8, 14, 64, (), 1456), Round(range(25, 26), 4e-5, 8, 14, 64, (), 1456)))
 QUICK = Plan(32, (Round(range(3), 1e-3, 6, 9, 24, (1, 0)),), 96, (Round(range(3, 4), 3e-4, 6, 14, 24),))
 
 # %% ../../nbs/pretraining/03_text.ipynb #566a3284
@@ -503,9 +666,8 @@ def recorded(
 def picture_round(name, r, model, table, pool, folder, seed):
     "Round one: pictures against the table."
     def loss(items): return attribute_loss(model, table, make_batch(pool, items, seed, r.window, r.count), r.state)
-    items = [(k, draw) for draw in r.draws for k in range(len(pool))]
-    modules = {"clip": model, "table": table}
-    return recorded(name, modules, items, loss, folder, batch_size=r.batch_size, lr=r.lr, seed=seed)
+    table.requires_grad_(not r.fixed)
+    return recorded(name, {"clip": model, "table": table}, r.items(pool), loss, folder, batch_size=r.batch_size, lr=r.lr, seed=seed)
 
 # %% ../../nbs/pretraining/03_text.ipynb #0f61db15
 def word_round(name, captions, model, table, folder, seed):
@@ -518,29 +680,34 @@ def word_round(name, captions, model, table, folder, seed):
     return curve
 
 
-def joint_round(name, r, model, categories, pool, folder, seed):
-    "Round three: both towers."
+def joint_round(name, r, model, table, pool, folder, seed):
+    "Round three: both towers; the table stays, so that words without pictures keep their place."
     def loss(items):
-        rng = np.random.default_rng([seed, *items[0], 7])
-        return contrastive_loss(model, categories, make_batch(pool, items, seed, r.window, r.count), rng)
-    items = [(k, draw) for draw in r.draws for k in range(len(pool))]
-    return recorded(name, {"clip": model}, items, loss, folder, batch_size=r.batch_size, lr=r.lr, seed=seed)
+        rng, batch = np.random.default_rng([seed, *items[0], 7]), make_batch(pool, items, seed, r.window, r.count)
+        words = word_loss(model, table, [int(rng.integers(2**31))])
+        return contrastive_loss(model, table.names["category"], batch, rng) + 2 * words
+    return recorded(name, {"clip": model}, r.items(pool), loss, folder, batch_size=r.batch_size, lr=r.lr, seed=seed)
 
 # %% ../../nbs/pretraining/03_text.ipynb #50c6bc2a
 def train_tiny_clip(
     folder,             # for the twins and the checkpoints; call again with the same folder to resume
     plan: Plan = FULL,  # QUICK shows that everything works, and learns next to nothing
     seed: int = 0,
+    start=None,         # weights to go on from (.safetensors); None: random ones
 ) -> tuple:             # the trained network, and {round: loss of each step}
-    "Forge, then train on pictures, on words, and on both: `tiny_clip` from its seed."
+    "Forge, then train on pictures, on words, and on both."
     folder, categories = Path(folder), list_categories("auxiliary")
     pool = Pool(forge_pool(folder / f"twins-{plan.pairs}-{seed}", plan.pairs, seed=seed))
     model, table, curves = tiny_clip(seed), Attributes(categories, seed=seed), {}
+    if start is not None:
+        from safetensors.torch import load_file
+        model.load_state_dict({name: value.float() for name, value in load_file(start).items()})
+        rows_from_text(table, model)
     for n, r in enumerate(plan.vision, 1):
         curves[f"pictures {n}"] = picture_round(f"pictures {n}", r, model, table, pool, folder, seed)
     curves["words"] = word_round("words", plan.captions, model, table, folder, seed)
     for n, r in enumerate(plan.together, 1):
-        curves[f"together {n}"] = joint_round(f"together {n}", r, model, categories, pool, folder, seed)
+        curves[f"together {n}"] = joint_round(f"together {n}", r, model, table, pool, folder, seed)
     return model.eval(), curves
 
 
@@ -571,8 +738,8 @@ class CaptionPanel:
         items = [(int(k), self.seed.value) for k in rng.choice(len(self.pool), 3, replace=False)]
         batch = make_batch(self.pool, items, 0)
         self.facts = batch.facts
-        self.captions, claims = zip(*(caption(rng, *facts) for facts in batch.facts))
-        self.truth = np.array([[claim.holds(*facts) for facts in batch.facts] for claim in claims])  # captions in rows
+        self.captions, claims = zip(*(caption(rng, facts) for facts in batch.facts))
+        self.truth = np.array([[claim.holds(facts) for facts in batch.facts] for claim in claims])  # captions in rows
         self.strip.value = png_bytes((np.hstack(batch.pictures.permute(0, 2, 3, 1).numpy()) * 255).astype(np.uint8))
         tick = {True: "&#10003;", False: ""}
         cells = lambda row: "".join(f"<td style='width:40px;text-align:center'>{tick[bool(t)]}</td>" for t in row)
