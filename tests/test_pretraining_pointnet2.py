@@ -1,5 +1,6 @@
 "Lessons of surface names, the training of tiny_pointnet2, and its shipped file; the lessons are in the notebook."
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,6 +167,10 @@ def test_surface_panel():
     r, g, b = (P.NAME_COLOURS[panel.one.names[0]] * 255).astype(int)
     assert int(panel.view.points.colors[0]) == (r << 16) + (g << 8) + b
     assert panel.label.value.startswith(f"{(panel.guess == panel.one.names).float().mean():.0%}")
+    panel.one = replace(panel.one, names=torch.full_like(panel.one.names, -1))
+    panel.colour()
+    r, g, b = (P.NAME_COLOURS[len(P.SURFACES)] * 255).astype(int)                        # unknown has a colour of its own
+    assert set(panel.view.points.colors.tolist()) == {(r << 16) + (g << 8) + b}
 
 
 def test_every_name_by_its_curvatures():
