@@ -90,6 +90,9 @@ def test_learned_on_one_data_set_and_tested_on_others(tmp_path, data, capsys):
     study = load_study(tmp_path / "pointad-cross-dataset-mvtec-real3d.json")
     backwards = find_tables(key="pointad", number="one-vs-rest", dataset="mvtec")[0]
     assert list(columns(backwards, [study])) == ["PointAD"]                           # not what it was tested on
+    [right] = find_tables(key="pointad", number="cross-dataset", dataset="real3d")
+    other = Study(study.settings, study.data | {"layout": "eyecandies"}, study.records)
+    assert len(columns(right, [study])) > 1 and list(columns(right, [other])) == ["PointAD"]  # learned from another data set than the table says
 
 
 def test_points_alone_do_not_stand_beside_the_photo(tmp_path, data, capsys):
