@@ -69,7 +69,7 @@ def photo_loss(
     return F.cross_entropy(whole, labels) + pixel_loss(maps, torch.stack([item.mask for item in items]).to(device))
 
 # %% ../../nbs/detectors/10_mcl.ipynb #63a0eb63
-SHARED = ("seed", "compute_dtype", "deep", "deep_blocks", "vv", "tap", "seen", "epochs", "batch_size", "lr")
+SHARED = ("seed", "compute_dtype", "deep", "deep_blocks", "views", "vv", "tap", "seen", "epochs", "batch_size", "lr")
 
 
 @register("mcl")
@@ -92,7 +92,7 @@ class MCL(PointAD):
     @property
     def recipe(self):
         o = self.options
-        return ViewRecipe(self.encoder, o["angles"], o["picture"], None if o["vv"] == "off" else o["vv"], o["tap"], True)
+        return ViewRecipe(self.encoder, o["angles"], o["picture"], None if o["vv"] == "off" else o["vv"], o["tap"], True, o["views"])
 
     def read_prompts(self, path, learned):
         "Refused: published prompts are one pair, of one sensor."
