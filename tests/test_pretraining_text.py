@@ -143,3 +143,39 @@ def test_a_few_steps_lower_the_loss_and_go_the_same_way_twice(tmp_path, twins, o
     for name in ("pictures 1", "words"): assert np.mean(curves[name][-2:]) < np.mean(curves[name][:2])  # four steps together are too few
     resumed, nothing = tp.train_tiny_clip(tmp_path / "a", TINY_PLAN)  # all rounds are done: nothing is computed again
     assert all(torch.equal(v, resumed.state_dict()[n]) for n, v in model.state_dict().items()) and not any(nothing.values())
+
+
+def test_what_a_pair_shows(monkeypatch):
+    "Without a name: our own objects, whose traits are told; lamps and sensors of the lessons in about half of all pairs."
+    built, styles, nameless, draw_style = [], [], tp.nameless, tp.draw_style
+    monkeypatch.setattr(tp, "nameless", lambda x, y, seed: built.append(seed) or nameless(x, y, seed))
+    monkeypatch.setattr(tp, "draw_style", lambda rng: styles.append(1) or draw_style(rng))
+    monkeypatch.setattr(tp, "looks_of", lambda sample, turned, moved: {"moved": moved})  # the slow part
+    pairs = [tp.forge_pair(k, ["key", tp.ANYTHING]) for k in range(16)]
+    assert len(built) == 16 and 3 < len(styles) < 13                     # two captures of each nameless pair
+    for seed, pair in zip(built[::2], pairs[1::2]): assert tuple(pair["traits"]) == tp.traits_of(seed)
+    assert all(tuple(pair["traits"]) == tp.WORDS["key"] for pair in pairs[::2])
+    assert not any(pair["moved"][0].any() for pair in pairs) and any(pair["moved"][1].any() for pair in pairs)
+
+
+def test_a_fixed_table_stays_and_words_go_on_in_the_last_round(tmp_path, twins, one_thread, monkeypatch):
+    pool, model, table, asked, word_loss = tp.Pool(twins), tp.tiny_clip(0), tp.Attributes(list_categories("auxiliary")), [], tp.word_loss
+    monkeypatch.setattr(tp, "word_loss", lambda *args: asked.append(word_loss(*args)) or 0 * asked[-1] + 500)
+    before = {name: value.clone() for name, value in table.state_dict().items()}
+    tp.picture_round("a", tp.Round(range(1), 1e-2, 2, 9, 16, (1, .5), pairs=2, fixed=True), model, table, pool, tmp_path, 0)
+    assert all(torch.equal(value, before[name]) for name, value in table.state_dict().items())
+    tp.picture_round("b", tp.Round(range(1), 1e-2, 2, 9, 16, (1, .5), pairs=2), model, table, pool, tmp_path, 0)
+    assert not torch.equal(table.log_scale, before["log_scale"]) and not asked
+    joint = tp.Round(range(1), 1e-3, 2, 14, 16, pairs=2)
+    (total,) = tp.joint_round("c", joint, model, table, pool, tmp_path / "c", 0)
+    assert len(asked) == 1 and 1000 < total < 1100                       # words count twice
+
+
+def test_clouds_are_shown_with_noise_of_their_own(twins):
+    pool = tp.Pool(twins)
+    flat = [tp.make_batch(pool, [(k, draw)], 0, 14, 16) for k in range(8) for draw in range(6)]
+    clouds = [b for b in flat if b.facts[0].look != "photo"]
+    assert clouds
+    for batch in clouds:
+        assert torch.equal(batch.pictures[:, 0], batch.pictures[:, 1])   # three equal channels
+        assert (batch.pictures[0] != batch.pictures[1]).float().mean() > .2  # not at the damage alone
