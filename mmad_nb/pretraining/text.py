@@ -159,7 +159,7 @@ WORDS = {  # shape, colour, material, part: what a dictionary says
 WORDS = {word: tuple(traits.split()) for word, traits in WORDS.items()}
 
 # %% ../../nbs/pretraining/03_text.ipynb #6ec255aa
-CHUNK = 112  # pairs in one file: two for each category and defect
+CHUNK = 112  # pairs in one file
 
 
 def forge_pair(
