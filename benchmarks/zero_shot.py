@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from harness import _forget_peak, _status, goal, run_command
 from sklearn.metrics import roc_auc_score
 
-from mmad_nb.forge import forge_sample, list_categories, list_defects
+from mmad_nb.forge import forge_labelled, forge_sample, list_categories, list_defects
 from mmad_nb.features import create_encoder
 from mmad_nb.features.text import prompt_vectors, zero_shot, zero_shot_anomaly
 from mmad_nb.mapping import sentence_vectors
@@ -146,10 +146,7 @@ FUSIONS = {"points": {"rgb": 0.}, "points and photo": {}, "photo": {"rgb": 1.}}
 
 def samples(family, each, seed, level, size=224, stains=True) -> list:
     "`each` flawless and `each` defective captures of every category of a family."
-    from mmad_nb.data import prepare
-    rng, kinds = np.random.default_rng(seed), [kind for kind in list_defects() if stains or kind != "stain"]
-    return [prepare(forge_sample(c, "good" if k % 2 else kinds[(n + k // 2) % len(kinds)], seed=int(rng.integers(2**31)), level=level), size=size)
-            for n, c in enumerate(list_categories(family)) for k in range(2 * each)]
+    return forge_labelled(list_categories(family), 2 * each, seed, [kind for kind in list_defects() if stains or kind != "stain"], size, level)
 
 
 def clouds(each, seed) -> list:

@@ -80,6 +80,36 @@ def test_each_stage_moves_its_own_parts(clip, known):
     assert not moved(clip, frozen)
 
 
+def test_a_bank_may_begin_where_labelled_points_lead_it(clip, known):
+    from mmad_nb.features.pointnet2 import choose_points, create_pointnet2, outlier_scores
+    one, (items, _) = begun(clip, known, bank="learned", prototypes=8)
+    prompts = one.modules["prompts"]
+    network, bank = create_pointnet2("tiny_pointnet2", device="cpu"), prompts.defect.prototypes.detach()
+    assert bank.shape == (8, 128)
+    bulge = next(item for item in items if item.anomalous)
+    with torch.no_grad(): local = network(bulge.plan)[0][0]
+    damaged = bulge.labels[choose_points(len(bulge.labels))]
+    def gap(prototypes):
+        scores = outlier_scores(local, prototypes)
+        return (scores[damaged].mean() - scores[~damaged].mean()).item() / scores.std().item()
+    drawn = begun(clip, known, prototypes=8)[0].modules["prompts"].defect.prototypes.detach()
+    assert gap(bank) > gap(drawn) + .3
+    before = one.start.clone()
+    one.stages()[0].loss(items)[0].backward()
+    assert prompts.defect.prototypes.grad.abs().max() > 0 and torch.equal(before, bank)      # it goes on learning
+    few = one.learned_bank(one.features(Reading(one, known, True)), most=300)
+    assert few.shape == bank.shape and not torch.equal(few, bank)
+
+
+def test_a_detector_without_the_learned_bank_begins_at_random_again(clip, known):
+    one, _ = begun(clip, known, bank="learned")
+    saved = one.state()
+    other = make(clip)
+    assert other.start is None and not torch.equal(other.modules["prompts"].defect.prototypes, one.start)
+    other.load_state(saved)
+    assert torch.equal(other.modules["prompts"].defect.prototypes, one.start)
+
+
 def test_the_tower_learns_at_a_tenth(clip, known):
     one, _ = begun(clip, known)
     optimizer = one.stages()[1].optimizer(None, .01)
@@ -195,7 +225,7 @@ def test_the_photo_is_read_by_both_towers(clip):
     samples = [prepare(forge_sample("brick", defect, seed=n), size=112) for n, defect in enumerate(("good", "hole"))]
     one, items = begun(clip, samples)
     features = items[1][0].features
-    assert features.second().shape == (9, 3, 48, 48) and features.second(photo=True).shape == (10, 3, 48, 48)
+    assert features.depth_pictures().shape == (9, 3, 48, 48) and features.depth_pictures(photo=True).shape == (10, 3, 48, 48)
     assert one.refined(one.modules, features).image.shape == (9, 16) and one.refined(one.modules, features, photo=True).image.shape == (10, 16)
     one.fit(samples)
     found = one.components([prepare(forge_sample("gear", "hole", seed=9), size=112)])
@@ -271,6 +301,8 @@ def test_bad_input(clip, known, fitted):
     for wrong in (dict(release="a"), dict(prompts="written"), dict(rank=0), dict(consistency=-1.), dict(prior="pointnet"), dict(k=0)):
         with pytest.raises(DataError): make(clip, **wrong)
     with pytest.raises(DataError, match="tokens"): make(clip, k=2, tokens=3)
+    with pytest.raises(DataError, match="bank.*a defect prompt"): make(clip, bank="learned", prompts="shape")
+    with pytest.raises(DataError): make(clip, bank="drawn")
     with pytest.raises(DataError, match="learned from"): fitted.components(known)
     with pytest.raises(DataError, match="pointad"): fitted.read_prompts("epoch_15.pth", ["carrot"])
     with pytest.raises(DataError, match="capture .*1024"): fitted.components([forge_cloud("pear0", "bulge", seed=5, points=500)])

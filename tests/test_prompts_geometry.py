@@ -99,6 +99,19 @@ def test_learned_bank_separates_and_ignores_length():
     assert not torch.equal(G.learn_prototypes(local, bad, 8, seed=1), G.learn_prototypes(local, bad, 8))
 
 
+def test_a_given_bank_is_where_the_module_begins(clip, network, plan):
+    bank = F.normalize(torch.rand(5, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    prompts = G.GeometryPrompts(clip, network, prototypes=bank, k=6, length=3, deep=2)
+    kept = bank.clone()
+    assert torch.equal(prompts.defect.prototypes, bank) and prompts.defect.prototypes.requires_grad
+    local, _ = network(plan)
+    assert torch.allclose(prompts.defect(local).scores, G.outlier_scores(local, bank), atol=1e-5)
+    prompts.vectors(plan)[..., 0].sum().backward()
+    with torch.no_grad(): prompts.defect.prototypes -= prompts.defect.prototypes.grad.sign()
+    assert prompts.defect.prototypes.grad.abs().max() > 0 and torch.equal(bank, kept)             # the bank itself is a copy
+    assert not torch.equal(G.GDDM(16, 128, 5).prototypes, bank)
+
+
 @pytest.mark.parametrize("order", G.ORDERS)
 @pytest.mark.parametrize("shape, defect", [(True, True), (True, False), (False, True)])
 def test_tokens_stand_where_words_stood_and_eot_where_the_tokenizer_put_it(clip, network, plan, order, shape, defect):
@@ -221,6 +234,9 @@ def test_seeds_and_the_global_generator(clip, network):
     (lambda c, n: G.GDDM(64, k=0), "k at least 1"), (lambda c, n: G.GDDM(64, k=3, tokens=4), "at most k tokens"),
     (lambda c, n: G.GDDM(64, prototypes=0), "at least one prototype"),
     (lambda c, n: G.GDDM(64)(torch.rand(1, 30, 64)), "128 numbers"), (lambda c, n: G.outlier_scores(torch.rand(3, 4), torch.rand(4)), "at least one prototype"),
+    (lambda c, n: G.GDDM(16, prototypes=torch.rand(4, 64)), r"\(4, 64\).*\(l,128\)"),
+    (lambda c, n: G.GDDM(16, prototypes=torch.rand(128)), r"\(l,128\)"),
+    (lambda c, n: G.GDDM(16, prototypes=torch.rand(0, 128)), "at least one prototype"),
     (lambda c, n: G.learn_prototypes(torch.rand(3, 4), torch.tensor([True, False, False]), 3), "a flawless one for each"),
     (lambda c, n: G.learn_prototypes(torch.rand(3, 4), torch.zeros(3), 1), "a damaged point"),
     (lambda c, n: G.learn_prototypes(torch.rand(3, 4), torch.ones(2), 1), r"\(n,C\)"),

@@ -18,29 +18,29 @@ from torch import nn
 from ..core.runtime import DataError
 from ..core.training import drawn_from
 from .base import Components, Option, Weight, register
-from .frozen import Stage
+from .frozen import Items, Stage
 from .pointad import PointAD, view_losses
 from ..features.pointnet2 import Plan, choose_points, create_pointnet2, plan_groups, unit_sphere
 from ..features.text import ClipEncoder, ImageFeatures
 from ..features.views import ViewFeatures, ViewRecipe, view_item
-from ..prompts.geometry import GeometryPrompts
+from ..prompts.geometry import GeometryPrompts, learn_prototypes
 from ..prompts.learnable import LearnablePrompts
 from ..streams.synergy import SRM, DepthTower, consistency_loss
 
 # %% auto #0
-__all__ = ['RELEASE', 'SHARED', 'TwinFeatures', 'TwinRecipe', 'TwinItem', 'plan_of', 'moved_to', 'twin_item', 'scrambled',
-           'Awake', 'GSCLIP']
+__all__ = ['RELEASE', 'SHARED', 'TwinFeatures', 'TwinRecipe', 'TwinItem', 'plan_of', 'plan_on', 'twin_item', 'scrambled',
+           'LeftInTraining', 'GSCLIP']
 
 # %% ../../nbs/detectors/09_gs_clip.ipynb #cd8a6063
 @dataclass(frozen=True, eq=False, repr=False)
 class TwinFeatures(ViewFeatures):
     "What the render tower says of a capture, and what the depth tower is to read."
-    depth: torch.Tensor   # (V,S,S) uint8: depth maps
+    depth: torch.Tensor   # (v,S,S) uint8: depth maps
     photo: torch.Tensor   # (n,3,S,S) uint8: the photo; n = 0 without one
 
-    def second(self,
+    def depth_pictures(self,
         photo: bool = False,  # with the photo at the end
-    ) -> torch.Tensor:        # (V,3,S,S) or (V+1,3,S,S) in [0,1]
+    ) -> torch.Tensor:        # (v,3,S,S) or (v+1,3,S,S) in [0,1]
         "The pictures for the depth tower."
         maps = self.depth[:, None].expand(-1, 3, -1, -1)
         return (torch.cat([maps, self.photo]) if photo else maps).float() / 255
@@ -96,7 +96,10 @@ def plan_of(
     return plan_groups(inside[choose_points(len(inside), count)], *grouping)
 
 
-def moved_to(plan: Plan | None, device):
+def plan_on(
+    device,             # where it is to be
+    plan: Plan | None,
+) -> Plan | None:
     "The plan on another device."
     return plan and Plan(*(tuple(level.to(device) for level in part) for part in plan))
 
@@ -121,14 +124,14 @@ def scrambled(
     return other
 
 
-class Awake(nn.Module):
-    "A PointNet++ that was left in training mode: batch statistics of one cloud, half of each point's numbers dropped."
+class LeftInTraining(nn.Module):
+    "A PointNet++ that was left in training mode: statistics of one cloud, and the release's dropout of points' vectors."
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).train()   # its running statistics change from call to call
 
     def forward(self, plan):
-        "As the network, on its bad days."
+        "As the network, with half of each point's numbers dropped, as the release's layer behind these vectors does."
         local, whole = self.network(plan)
         return F.dropout(local, .5), whole
 
@@ -143,26 +146,30 @@ class GSCLIP(PointAD):
         **{name: PointAD.settings[name] for name in SHARED},
         "prompts": Option("geometry", "What sentences hear from the cloud: shape, defect, both, or nothing.", choices=("geometry", "shape", "defect", "learned")),
         "prior": Option(None, "PointNet++ to begin with; None: as the preset says.", choices=("tiny_pointnet2", "pointnet2_sem_seg", None)),
-        "prototypes": Option(32, "Of flawless surroundings, l.", 1, 10**5), "k": Option(12, "Points of the defect prompt.", 1, 1000),
+        "prototypes": Option(32, "Of flawless surroundings, l.", 1, 10**5),
+        "bank": Option("random", "Prototypes to begin with: at random, or learned from the labelled points.", choices=("random", "learned")),
+        "k": Option(12, "Points of the defect prompt.", 1, 1000),
         "tokens": Option(None, "Tokens of the defect prompt; None: one for each of the k points.", 1, 1000, also=(None,), kind=int),
         "synergy": Option(True, "Depth tower and SRM; False: renders alone, stage 1 alone."),
-        "rank": Option(8, "Of the changes beside the tower's MLPs.", 1, 10**4), "alpha": Option(16., "Their strength is alpha / rank.", 1e-9, 10**6),
+        "rank": Option(8, "Of the changes beside the tower's MLPs.", 1, 10**4), "lora_alpha": Option(16., "Their strength is lora_alpha / rank.", 1e-9, 10**6),
         "dropout": Option(.1, "Of their input in training.", 0, .99), "inner": Option(256, "Entries of keys and values.", 1, 10**5),
-        "consistency": Option(.3, "Weight of the consistency loss.", 0, 1000),
+        "consistency": Option(.3, "Weight of the consistency loss, the paper's α.", 0, 1000),
         "synergy_epochs": Option(10, "Passes of stage 2.", 1, 10**6), "synergy_lr": Option(5e-4, "Of the SRM; the tower learns at a tenth.", 1e-9, 10),
         "try_k": Option(False, "Look with fewer and with more points, too; k is then a weight."),
         "release": Option("none", "One of the release's faults.", choices=RELEASE),
     }
     presets = {"tiny": {"vv": "off", "lr": 2e-3, "prior": "tiny_pointnet2"}, "paper": {"vv": 5, "lr": 2e-3, "prior": "pointnet2_sem_seg"}}
     tried = ()   # numbers of points beside k with which it looks, too
+    start = None # (l,128) prototypes to begin a training with; None: at random
 
     def set_up(self):
         super().set_up()
         k = self.options["k"]
+        for name, asked in (("try_k", self.options["try_k"]), ("bank", self.options["bank"] == "learned")):
+            if asked and self.options["prompts"] not in ("geometry", "defect"):
+                raise DataError(f"gs_clip option {name!r}", f"prompts={self.options['prompts']!r}", "sentences with a defect prompt",
+                                'Take prompts="geometry", or leave it out.')
         if not self.options["try_k"]: return
-        if self.options["prompts"] not in ("geometry", "defect"):
-            raise DataError("gs_clip option 'try_k'", f"prompts={self.options['prompts']!r}", "sentences with a defect prompt",
-                            'Take prompts="geometry", or leave it out.')
         self.tried = tuple(sorted({max(k // 4, 1), max(k // 2, 1), min(2 * k, 1000), min(4 * k, 1000)} - {k}))
         meaning = "Points that the damaged sentence hears of. It was trained with the default."
         self.weights = (*self.weights, Weight("k", "k", k, meaning=meaning, choices=tuple(sorted((k, *self.tried)))))
@@ -186,18 +193,41 @@ class GSCLIP(PointAD):
 
 # %% ../../nbs/detectors/09_gs_clip.ipynb #f8a5735a
 @patch
+def features(self: GSCLIP, reading, cache=None, accelerator=None):
+    "As PointAD's; and from their labelled points the bank to begin with, where that is asked for."
+    found = PointAD.features(self, reading, cache, accelerator)
+    self.start = self.learned_bank(found) if self.options["bank"] == "learned" else None
+    return found
+
+
+@patch
+@torch.no_grad()
+def learned_bank(self: GSCLIP,
+    found,            # of `features`
+    most: int = 10**5,  # points to learn from, spread over all captures
+) -> torch.Tensor:    # (l,128)
+    "Prototypes that the captures' flawless points resemble and their damaged ones do not, by the point network as it begins."
+    o, network, local, damaged = self.options, create_pointnet2(self.options["prior"], device=str(self.device)), [], []
+    for item in Items(found, partial(twin_item, grouping=(network.groups, network.radii, network.neighbours))):
+        vectors, taken = network(plan_on(self.device, item.plan))[0][0], choose_points(len(item.labels))
+        every = -(-len(found) * len(vectors) // most)
+        local.append(vectors[::every]); damaged.append(item.labels[taken][::every].to(vectors.device))
+    with torch.enable_grad(): return learn_prototypes(torch.cat(local), torch.cat(damaged), o["prototypes"], seed=o["seed"])
+
+
+@patch
 def begin(self: GSCLIP, notes):
     "Fresh prompts, tower and SRM."
     o = self.options
-    self.names, self.heard = sorted({note.category for note in notes}), {}
+    self.names, self.kept = sorted({note.category for note in notes}), {}   # kept: number of a capture -> its sentences in stage 2
     learned = dict(length=o["length"], deep=o["deep"], blocks=o["deep_blocks"], seed=o["seed"])
     if o["prompts"] == "learned": prompts = LearnablePrompts(self.encoder, **learned)
     else: prompts = GeometryPrompts(self.encoder, create_pointnet2(o["prior"], device=str(self.device)), o["prompts"] != "defect", o["prompts"] != "shape",
-                                    prototypes=o["prototypes"], k=o["k"], tokens=o["tokens"], **learned)
+                                    prototypes=o["prototypes"] if self.start is None else self.start, k=o["k"], tokens=o["tokens"], **learned)
     self.modules = nn.ModuleDict({"prompts": prompts})
     if not o["synergy"]: return
     source = scrambled(self.encoder, o["seed"]) if o["release"] == "random_tower" else self.encoder
-    self.modules["tower"] = DepthTower(source, o["rank"], o["alpha"], o["dropout"], o["seed"])
+    self.modules["tower"] = DepthTower(source, o["rank"], o["lora_alpha"], o["dropout"], o["seed"])
     self.modules["srm"] = SRM(self.encoder.joint_dim, o["inner"], o["seed"], alone=o["release"] == "alone").to(self.device)
 
 
@@ -209,8 +239,11 @@ def stages(self: GSCLIP) -> list:
     prompts = Stage({"prompts": self.modules["prompts"]}, item, self.loss, o["epochs"], o["batch_size"], o["lr"], optimizer=adam)
     if not o["synergy"]: return [prompts]
     parts = {name: self.modules[name] for name in ("tower", "srm")}
-    two_speeds = lambda _, lr: adam([{"params": list(parts["srm"].parameters())}, {"params": list(parts["tower"].parameters()), "lr": lr / 10}], lr)
-    return [prompts, Stage(parts, item, self.synergy_loss, o["synergy_epochs"], o["batch_size"], o["synergy_lr"], "synergy", two_speeds)]
+    def two_rates(parameters, lr):
+        "The SRM at the rate, the tower at a tenth of it."
+        srm, tower = (list(parts[name].parameters()) for name in ("srm", "tower"))
+        return adam([{"params": srm}, {"params": tower, "lr": lr / 10}], lr)
+    return [prompts, Stage(parts, item, self.synergy_loss, o["synergy_epochs"], o["batch_size"], o["synergy_lr"], "synergy", two_rates)]
 
 
 @patch
@@ -220,7 +253,7 @@ def sentences(self: GSCLIP,
     k: int | None = None,  # points of the defect prompt; None: as in the training
 ) -> torch.Tensor:         # (2,E)
     "Both sentences, for this cloud."
-    return prompts.vectors() if plan is None else prompts.vectors(moved_to(plan, self.device), k)[0]
+    return prompts.vectors() if plan is None else prompts.vectors(plan_on(self.device, plan), k)[0]
 
 
 @patch
@@ -238,11 +271,11 @@ def refined(self: GSCLIP,
     grad: bool = False,      # whether the tower is to learn
 ) -> TwinFeatures:           # with G in place of what the render tower said
     "Both towers, joined."
-    second = features.second(photo)
-    with torch.set_grad_enabled(grad and self.options["release"] != "no_grad"): depth = networks["tower"](second)
-    with torch.set_grad_enabled(grad): G = networks["srm"](ImageFeatures(features.image[:len(second)], features.patches[:len(second)], ()), depth)
-    whole_only = self.options["release"] == "whole_only"
-    return replace(features, image=G.image, patches=features.patches[:len(second)] if whole_only else G.patches)
+    pictures = features.depth_pictures(photo)
+    render = ImageFeatures(features.image[:len(pictures)], features.patches[:len(pictures)], ())
+    with torch.set_grad_enabled(grad and self.options["release"] != "no_grad"): depth = networks["tower"](pictures)
+    with torch.set_grad_enabled(grad): G = networks["srm"](render, depth)
+    return replace(features, image=G.image, patches=render.patches if self.options["release"] == "whole_only" else G.patches)
 
 
 @patch
@@ -250,10 +283,10 @@ def synergy_loss(self: GSCLIP, items):
     "Stage 2: the four losses and the consistency of each object."
     total, axis = 0, "views" if self.options["release"] == "views_axis" else "features"
     for item in items:
-        if item.number not in self.heard:
-            with torch.no_grad(): self.heard[item.number] = self.sentences(self.modules["prompts"].eval(), item.plan)
+        if item.number not in self.kept:
+            with torch.no_grad(): self.kept[item.number] = self.sentences(self.modules["prompts"].eval(), item.plan)
         features = self.refined(self.modules, item.features.on(self.device), grad=True)
-        losses = view_losses(self.heard[item.number], [item._replace(features=features)])
+        losses = view_losses(self.kept[item.number], [item._replace(features=features)])
         total = total + sum(losses.values()) + self.options["consistency"] * consistency_loss(features.image[None], axis)
     return total, len(items)
 
@@ -263,8 +296,8 @@ def networks(self: GSCLIP):
     "All parts as they are at test; the release's prompt learner is still in training mode."
     parts = dict(self.modules.eval().items())
     if self.options["release"] == "train_mode" and self.grouping:
-        prompts = copy.copy(parts["prompts"])                     # a new outer object with a network of its own
-        prompts._modules = {**prompts._modules, "network": Awake(prompts.network)}
+        prompts = copy.copy(parts["prompts"])                     # not a deep copy: the encoder in it is large and stays
+        prompts._modules = {**prompts._modules, "network": LeftInTraining(prompts.network)}   # its only part that differs
         parts["prompts"] = prompts
     return parts
 

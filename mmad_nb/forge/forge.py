@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from numbers import Integral, Real
@@ -19,7 +20,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 from .. import __version__
 from ..core.runtime import DataError, cache_dir, content_hash, png_bytes, progress, unknown_name, written_beside
-from ..data.prepare import check_size
+from ..data.prepare import check_size, prepare
 from .camera import Setup, draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
 from .defects import add_defect, choose_place, defect_mask, list_defects
 from ..data.sample import CloudView, Sample
@@ -27,8 +28,8 @@ from .shapes import Surface, build_surface, list_categories, mix, noise
 
 # %% auto #0
 __all__ = ['LEVELS', 'MANIFEST', 'Level', 'level_at', 'find_level', 'on_table', 'captured', 'bent', 'individual', 'with_damage',
-           'check_forging', 'forge_sample', 'plan', 'forge', 'sample_data', 'forged_once', 'depth_image',
-           'forge_controls', 'ForgePanel']
+           'check_forging', 'forge_sample', 'forge_labelled', 'plan', 'forge', 'sample_data', 'forged_once',
+           'depth_image', 'forge_controls', 'ForgePanel']
 
 # %% ../../nbs/forge/04_forge.ipynb #02afb5eb
 @dataclass(frozen=True)
@@ -187,6 +188,26 @@ def forge_sample(
     bad = with_damage(good, category, defect, x, y, strength, extent, seed, level)
     rgb, xyz, valid = captured(bad, setup, rays, table, seed, level)
     return Sample(rgb, xyz, valid, defect_mask(good, bad), category, defect, f"{category}/{defect}/{seed}")
+
+# %% ../../nbs/forge/04_forge.ipynb #48bf76b7
+def forge_labelled(
+    categories: Sequence[str],              # some of `list_categories()`
+    each: int = 2,                          # captures of each, at least 1
+    seed: int = 0,
+    defects: Sequence[str] | None = None,   # kinds of damage, in turn; None: all of `list_defects()`
+    size: int = 224,                        # pixels along each edge, after `prepare`
+    level: str | Level = "standard",
+) -> list:                                  # of prepared Sample, category by category
+    "Labelled captures: damaged and flawless in turn, each category beginning with the next kind of damage."
+    kinds, rng, captures = list(list_defects() if defects is None else defects), np.random.default_rng(seed), []
+    if isinstance(categories, str) or not kinds or each < 1:
+        raise DataError("forge_labelled", f"categories {categories!r}, {each!r} of each, defects {kinds!r}",
+                        "a list of categories, at least one capture and one kind of damage", 'Such as forge_labelled(["bagel"], 2).')
+    for first, category in enumerate(categories):
+        for k in range(each):
+            defect = "good" if k % 2 else kinds[(first + k // 2) % len(kinds)]
+            captures.append(prepare(forge_sample(category, defect, seed=int(rng.integers(2**31)), level=level), size))
+    return captures
 
 # %% ../../nbs/forge/04_forge.ipynb #aeca2b41
 MANIFEST = "manifest.json"

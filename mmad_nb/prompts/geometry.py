@@ -81,18 +81,22 @@ class GDDM(nn.Module):
     def __init__(self,
         width: int,                  # of a token
         dim: int = 128,              # numbers for a point
-        prototypes: int = 32,        # l
+        prototypes: int | torch.Tensor = 32,  # l, at random as in the paper; or these, (l,dim)
         k: int = 12,                 # points
         tokens: int | None = None,   # kept of the k; None: all, as in the paper; 1 as in the release
         weigh: bool = True,          # by score, so that the prototypes can learn; False as in the release
         size: float = .02,           # of the tokens' numbers before training: like a word's; 1 as in the release
     ):
         super().__init__()
-        if not isinstance(k, int) or k < 1 or prototypes < 1 or tokens is not None and not 0 < tokens <= k:
-            raise DataError("GDDM", f"k {k!r}, prototypes {prototypes!r}, tokens {tokens!r}",
+        given = torch.is_tensor(prototypes)
+        if given and (prototypes.ndim != 2 or prototypes.shape[1] != dim):
+            raise DataError("GDDM", f"prototypes of the shape {tuple(prototypes.shape)}", f"(l,{dim})", "Such as learn_prototypes gives.")
+        count = len(prototypes) if given else prototypes
+        if not isinstance(k, int) or k < 1 or count < 1 or tokens is not None and not 0 < tokens <= k:
+            raise DataError("GDDM", f"k {k!r}, prototypes {count!r}, tokens {tokens!r}",
                             "k at least 1, at least one prototype, and at most k tokens", "Each token is one chosen point.")
         self.k, self.tokens, self.weigh = k, tokens or k, weigh
-        self.prototypes = nn.Parameter(torch.randn(prototypes, dim))
+        self.prototypes = nn.Parameter(prototypes.detach().float().clone() if given else torch.randn(prototypes, dim))
         self.widen, self.attention = nn.Linear(dim, width), nn.MultiheadAttention(width, 4, batch_first=True)
         self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, width)
         nn.init.constant_(self.norm.weight, size)
@@ -123,7 +127,7 @@ class GeometryPrompts(LearnablePrompts):
         shape: bool = True,                # with the shape prompt
         defect: bool = True,               # with the defect prompt
         order: str = "paper",              # one of ORDERS
-        prototypes: int = 32,              # l
+        prototypes: int | torch.Tensor = 32,  # see GDDM
         k: int = 12,                       # points of the defect prompt
         tokens: int | None = None,         # see GDDM
         weigh: bool = True,                # see GDDM
