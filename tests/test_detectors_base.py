@@ -306,3 +306,19 @@ def test_the_weight_panel_shows_the_score_of_its_sample():
     panel.controls["share"].value = 1.
     panel.controls["alpha"].value = 1.
     assert panel.score.value == "score: 3.000"
+
+
+def test_a_panel_of_several_samples_shows_the_chosen_one_and_its_score():
+    detector, draw = cfm(), torch.Generator().manual_seed(0)
+    parts = Components({name: torch.rand(3, 9, 9, generator=draw) for name in ("rgb", "xyz")}, torch.ones(3, 9, 9, dtype=torch.bool), ("a", "b", "c"))
+    panel = WeightPanel(detector, parts)
+    assert panel.sample in panel.box.children[0].children and [name for name, _ in panel.sample.options] == ["a", "b", "c"]
+    assert panel.brightest == detector.fuse(parts).max()
+    before = panel.picture.value
+    panel.sample.value, panel.controls["alpha"].value = 2, .25
+    wanted = detector.fuse(parts[2], alpha=.25)
+    assert torch.equal(panel.fused, wanted) and panel.picture.value != before
+    assert panel.score.value == f"score: {detector.image_scores(wanted).item():.3f}"
+    alone = WeightPanel(detector, parts[1], ["one"], brightest=5.)
+    assert alone.sample not in alone.box.children[0].children and alone.brightest == 5. and alone.sample.options[0][0] == "one"
+    with pytest.raises(DataError, match="2 names for 3"): WeightPanel(detector, parts, ["a", "b"])
