@@ -527,25 +527,32 @@ def weight_control(
 
 # %% ../../nbs/detectors/01_base.ipynb #98613c3b
 class WeightPanel:
-    "A control for each weight of a detector, the fused map of one sample, and its score."
+    "A control for each weight of a detector, and what they make of one sample: its fused map and its score."
     def __init__(self,
         detector: Detector,
-        components: Components,  # of the samples to look at; the first is shown
+        components: Components,           # of the samples to look at: of several, one is chosen from a list
+        names: list | None = None,        # what the samples are called in that list; None: their ids
+        brightest: float | None = None,   # value of a map that is painted white; None: the largest with default weights
     ):
         import ipywidgets as W
         if components.sizes is not None:
             raise DataError("WeightPanel", "clouds", "maps of photos", "For clouds use mmad_nb.lab.AblationLab.")
-        self.detector, self.components, self.picture = detector, components[0], W.Image(format="png", width=256)
-        self.brightest = detector.fuse(self.components).max().item()  # of the map with default weights: white for all
+        names = components.ids if names is None else list(names)
+        if len(names) != len(components.ids):
+            raise DataError("WeightPanel", f"{len(names)} names for {len(components.ids)} samples", "one each", "Leave them out for the ids.")
+        self.detector, self.all, self.picture, self.score = detector, components, W.Image(format="png", width=256), W.Label()
+        self.brightest = detector.fuse(components).max().item() if brightest is None else brightest
+        self.sample = W.Dropdown(options=[(name, i) for i, name in enumerate(names)], description="sample")
         self.controls = {weight.name: weight_control(weight, components) for weight in detector.weights}
-        for control in self.controls.values(): control.observe(self.refresh, "value")
-        self.score = W.Label()
-        self.box = W.HBox([W.VBox([*self.controls.values(), self.score, W.Label(self.components.provenance)]), self.picture])
+        for control in (self.sample, *self.controls.values()): control.observe(self.refresh, "value")
+        choice = [self.sample] if len(names) > 1 else []
+        self.box = W.HBox([W.VBox([*choice, *self.controls.values(), self.score, W.Label(components.provenance)]), self.picture])
         self.refresh()
 
     def refresh(self, change=None):
-        "Fuse with the present weights and repaint."
+        "Fuse with the present weights, repaint and score."
         values = {name: control.value for name, control in self.controls.items()}
+        self.components = self.all[self.sample.value]
         self.fused = self.detector.fuse(self.components, **values)
         self.picture.value = png(self.fused[0], self.brightest)
         self.score.value = f"score: {asked(self.detector.image_scores, self.fused, self.components, values).item():.3f}"
