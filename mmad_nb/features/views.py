@@ -75,7 +75,7 @@ class ViewRecipe:
 
     def key(self) -> dict:
         "What of a cache key all captures share."
-        return {**vars(self), "encoder": self.encoder.fingerprint, "views": 1}
+        return {**vars(self), "encoder": self.encoder.fingerprint, "views": 1, "recipe": type(self).__name__}
 
     def encode(self, captures, lookup=None):
         "Features of a few captures."
