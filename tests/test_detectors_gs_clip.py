@@ -118,6 +118,11 @@ def test_the_tower_learns_at_a_tenth(clip, known):
     assert {rates[id(p)] for p in one.modules["tower"].parameters()} == {.001}
 
 
+def test_the_strength_of_the_changes_is_alpha_by_rank(clip, known):
+    tower = begun(clip, known, rank=4, lora_alpha=6., consistency=.7)[0].modules["tower"]
+    assert {change.gamma for change in tower.changes} == {1.5} and {change.A.shape[0] for change in tower.changes} == {4}
+
+
 def test_each_stage_has_its_own_passes_and_rate(clip, known):
     first, second = begun(clip, known, epochs=3, synergy_epochs=4, lr=.02, synergy_lr=.03)[0].stages()
     assert (first.epochs, first.lr, second.epochs, second.lr) == (3, .02, 4, .03)
