@@ -20,7 +20,7 @@ from .text import ClipEncoder
 from ..views.render import create_cameras, fewer, render
 
 # %% auto #0
-__all__ = ['ViewFeatures', 'ViewRecipe', 'LabelNote', 'note_labels', 'ViewItem', 'view_item']
+__all__ = ['ViewFeatures', 'ViewRecipe', 'LabelNote', 'note_labels', 'ViewItem', 'view_item', 'TwinFeatures', 'TwinRecipe']
 
 # %% ../../nbs/features/09_views.ipynb #7b015ab9
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,3 +140,43 @@ class ViewItem(NamedTuple):
 def view_item(features, note, number) -> ViewItem:
     "A capture with its labels unpacked."
     return ViewItem(features, torch.from_numpy(np.unpackbits(note.labels, count=len(features.points)).astype(bool)), note.anomalous)
+
+# %% ../../nbs/features/09_views.ipynb #3b858e65
+@dataclass(frozen=True, eq=False, repr=False)
+class TwinFeatures(ViewFeatures):
+    "What the render tower says of a capture, and what the depth tower is to read."
+    depth: torch.Tensor   # (v,S,S) uint8: depth maps
+    photo: torch.Tensor   # (n,3,S,S) uint8: the photo; n = 0 without one
+
+    def depth_pictures(self,
+        photo: bool = False,  # with the photo at the end
+    ) -> torch.Tensor:        # (v,3,S,S) or (v+1,3,S,S) in [0,1]
+        "The pictures for the depth tower."
+        maps = self.depth[:, None].expand(-1, 3, -1, -1)
+        return (torch.cat([maps, self.photo]) if photo else maps).float() / 255
+
+
+class TwinRecipe(ViewRecipe):
+    "A capture becomes TwinFeatures."
+    def __init__(self,
+        encoder: ClipEncoder,
+        angles: str = "pointad",         # of the cameras of the renders
+        vv: int | None = None,           # first block of V-V attention in the render tower
+        tap: int | None = None,          # block whose patches are read
+        photo: bool = True,              # look at the photo of a sample, too
+        count: int | None = None,        # of the cameras; None: all
+        depth_angles: str | None = None, # of the cameras of the depth maps; None: the same, as it should be
+    ):
+        super().__init__(encoder, angles, "shade", vv, tap, photo, count)
+        self.depth_angles = depth_angles or angles
+
+    def compute(self, capture) -> dict:
+        "The tensors of one capture."
+        views, photo = self.look(capture)
+        found, eight_bits = self.told(views, photo), lambda picture: (picture * 255).round().byte().cpu()
+        if self.depth_angles != self.angles: views, _ = ViewRecipe(self.encoder, self.depth_angles, count=self.count).look(capture)
+        return found | {"depth": eight_bits(views.depth[:, 0]), "photo": eight_bits(photo)}
+
+    def restore(self, tensors, size) -> TwinFeatures:
+        "Features from what stands in a file."
+        return TwinFeatures(**tensors, shape=tuple(size))
