@@ -117,7 +117,7 @@ def test_mutual_scoring_stands_beside_musc(tmp_path, capsys):
                  "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0, capsys.readouterr()
     capsys.readouterr()
     [(title, lines)] = printed(capsys, tmp_path / "out", "mutual").items()
-    assert "MVTec" in title and "**mutual, measured**" in "".join(lines) and any(line.startswith("| carrot |") for line in lines)
+    assert "MVTec" in title and "**mutual, measured**" in "".join(lines) and any("carrot" in line for line in lines)
 
 
 def test_points_alone_do_not_stand_beside_the_photo(tmp_path, data, capsys):
