@@ -2535,8 +2535,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'mmad_nb/pretraining/text.py'),
                                           'mmad_nb.pretraining.text.rows_from_text': ( 'pretraining/text.html#rows_from_text',
                                                                                        'mmad_nb/pretraining/text.py'),
-                                          'mmad_nb.pretraining.text.save_half': ( 'pretraining/text.html#save_half',
-                                                                                  'mmad_nb/pretraining/text.py'),
                                           'mmad_nb.pretraining.text.state_patterns': ( 'pretraining/text.html#state_patterns',
                                                                                        'mmad_nb/pretraining/text.py'),
                                           'mmad_nb.pretraining.text.state_prompts': ( 'pretraining/text.html#state_prompts',

@@ -26,6 +26,7 @@ from ..forge.shapes import (Surface, dome, dots, inside_box, inside_disc, mix, n
                                   steel)
 from ..features.normals import surface_normals
 from ..features.text import CLIP_MEAN, CLIP_STD, info_nce, tiny_clip
+from .encoders import save_half
 from .lessons import ANYTHING, PLAIN, damaged, draw_style, ribs
 from ..views import Cameras, render
 from ..views.render import rotation
@@ -38,7 +39,7 @@ __all__ = ['SPLAT', 'COLOURS', 'SHAPES', 'MATERIALS', 'PARTS', 'TRAITS', 'DEFECT
            'window_of', 'twin_batch', 'make_batch', 'window_tokens', 'Attributes', 'patch_weights', 'largest_loss',
            'attribute_loss', 'text_features', 'meaning', 'rows_from_text', 'word_caption', 'word_loss', 'state_prompts',
            'contrastive_loss', 'Round', 'Plan', 'recorded', 'picture_round', 'word_round', 'joint_round',
-           'train_tiny_clip', 'save_half', 'CaptionPanel']
+           'train_tiny_clip', 'CaptionPanel']
 
 # %% ../../nbs/pretraining/03_text.ipynb #7e4908c6
 SPLAT = 4.  # pixels: diameter of a drawn point, about three times what the points of a capture are apart
@@ -709,16 +710,6 @@ def train_tiny_clip(
     for n, r in enumerate(plan.together, 1):
         curves[f"together {n}"] = joint_round(f"together {n}", r, model, table, pool, folder, seed)
     return model.eval(), curves
-
-
-def save_half(
-    model: nn.Module,
-    path,  # .safetensors
-):
-    "Write weights in half precision."
-    from safetensors.torch import save_file
-    with written_beside(path) as beside:
-        save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, beside)
 
 # %% ../../nbs/pretraining/03_text.ipynb #b1f5a26f
 class CaptionPanel:
