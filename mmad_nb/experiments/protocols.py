@@ -664,6 +664,7 @@ def run_protocol(
     weights: dict | None = None,  # of the fusion; None: the defaults
     cache=None,                # folder to keep features in
     accelerator=None,          # accelerate.Accelerator: share the work among its processes
+    keep: list | None = None,  # gets (task, seed, trained detector) of each training; None: the models are dropped
     **options,                 # of the protocol (shots, train_on, test_on, test_data) and of the detector
 ) -> Study:
     "Train and test a detector as a protocol says, with every seed."
@@ -691,11 +692,11 @@ def run_protocol(
     workers.wait()
     seeded = lambda seed: {"seed": seed} if "seed" in first.config() else {}
     make = lambda seed: create_detector(detector, encoders, device, **options, **seeded(seed))
-    go_through(study, tasks, seeds, make, weights or {}, cache, workers)
+    go_through(study, tasks, seeds, make, weights or {}, cache, workers, keep)
     return study
 
 # %% ../../nbs/experiments/01_protocols.ipynb #b1f0e1c9
-def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cache, workers: Workers):
+def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cache, workers: Workers, keep=None):
     "Measure what the study does not hold yet, and write it down after each category."
     done = {(r["group"], r["category"], r["seed"]) for r in study.records}
     runs = [(task, seed, [c for c in task.test if (task.group, c, seed) not in done])
@@ -706,6 +707,7 @@ def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cach
         run = content_hash(study.settings, study.data, task.group, task.trained_on, seed)  # never another run's model
         folder = study.path and study.path.with_suffix(".unfinished") / run
         detector, seconds = trained(make(seed), task, folder, cache, workers)
+        if keep is not None: keep.append((task, seed, detector))
         head = {"group": task.group, "trained_on": task.trained_on, "seed": seed, "fit_seconds": seconds,
                 "megabytes": learned_megabytes(detector)}
         for start in range(0, len(todo), workers.count):
