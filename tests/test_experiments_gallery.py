@@ -8,7 +8,7 @@ from lab_samples import make_sample
 
 from mmad_nb.core.runtime import DataError
 from mmad_nb.data import prepare
-from mmad_nb.detectors.base import DETECTORS, Components, Detector, create_detector, list_detectors
+from mmad_nb.detectors.base import DETECTORS, Components, Detector, Weight, create_detector, list_detectors
 from mmad_nb.experiments import Splits, run_protocol
 from mmad_nb.experiments.gallery import GalleryPanel, gallery, good_scale, numbers_kept, protocols_of, rescaled, seconds_of, those_known
 from mmad_nb.forge import forge_sample
@@ -54,20 +54,22 @@ def test_both_labs_take_every_detector_with_nothing_written_for_one(name, captur
 # ---- who is measured where, by fakes that need no encoder ----------------------------------------------------------
 
 class Dark(Detector):
-    "Dark is strange; learns how dark good samples are."
+    "Dark is strange; learns how dark good samples are, and how many there are."
+    weights = (Weight("power", "p", 1., 0, 3, "of the darkness"),)
     defaults = {"seed": 0, "gain": 1.0}
     fits, caches = [], []
 
     def fit(self, samples, checkpoint=None, cache=None, accelerator=None):
         Dark.fits.append((self.name, [samples[i].id for i in range(len(samples))])), Dark.caches.append(cache)
         self.level, self.fitted = torch.tensor([float(samples[0].rgb.mean())]), True
+        self.shots = len(samples)
         return self
 
     def components(self, samples, cache=None):
         maps = torch.stack([torch.from_numpy(1 - s.rgb.mean(0)) for s in samples]).float()
-        return Components({"dark": maps + self.level + .1 * self.options.get("seed", 0) * maps.roll(3, 2)}, torch.from_numpy(np.stack([s.valid for s in samples])))
+        return Components({"dark": maps + self.level + .1 * (self.options.get("seed", 0) + self.shots) * maps.roll(3, 2)}, torch.from_numpy(np.stack([s.valid for s in samples])))
 
-    def combine(self, components): return components["dark"]
+    def combine(self, components, power): return components["dark"] ** power
     def state(self): return {"level": self.level, "count": torch.tensor([1, 2])}
 
 
@@ -127,6 +129,7 @@ def test_a_table_for_each_protocol(found):
     rows = found.rows("few-shot")
     study = found.studies["few-shot"]["dark"]
     assert [row[:3] for row in rows] == [("dark", "1-shot", "good samples"), ("dark", "2-shot", "good samples")]
+    assert rows[0][3][1] != rows[1][3][1]
     assert rows[1][3][0] == study.spread("image_auroc", group="2-shot") and rows[0][6] == 1       # the integers are no learned numbers
     text = found.markdown(("image_auroc",))
     assert text.count("**") == 8 and "| judge | labelled samples, other categories |" in text
@@ -199,6 +202,13 @@ def test_panel_shows_each_by_the_model_that_may_judge_the_sample(found):
     panel.sample.value = 0
     assert panel.picture.value != before
     with pytest.raises(DataError, match="every detector"): GalleryPanel(found, [s for s in DATA.test if s.category == "jar"])
+
+
+def test_weights_that_were_measured_are_those_that_are_shown(fakes):
+    plain, squared = (gallery(DATA, "dark", seeds=0, options={"dark": {"weights": {"power": power}}}) for power in (1., 2.))
+    assert squared.studies["unified"]["dark"].settings["weights"] == {"power": 2.}
+    one, two = GalleryPanel(plain, DATA.test), GalleryPanel(squared, DATA.test)
+    np.testing.assert_allclose(two.maps["dark", 1], one.maps["dark", 1] ** 2, rtol=1e-5)
 
 
 def test_picture_has_a_dot_for_each_seed(found):

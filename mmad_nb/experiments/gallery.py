@@ -204,7 +204,8 @@ class GalleryPanel:
             good = np.stack([s.valid & ~s.mask for s in some])
             for name in self.names:
                 protocol, model = models[name, category]
-                maps = model.fuse(model.components(some, cache=cache)).cpu()
+                weights = found.studies[protocol][name].settings["weights"]            # those that were measured
+                maps = model.fuse(model.components(some, cache=cache), **weights).cpu()
                 self.scales[name, category], self.titles[name] = good_scale(maps, good), f"{name}, {protocol}"
                 self.maps |= {(name, i): one.numpy() for i, one in zip(here, maps)}
         self.sample = W.Dropdown(options=[(f"{s.category}: {s.defect}, {i}", i) for i, s in enumerate(self.samples)], description="sample")
