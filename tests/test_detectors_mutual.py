@@ -1,4 +1,5 @@
 """Mutual scoring on miniature encoders: who is asked, what counts, what is saved, and what it refuses."""
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_scores_are_those_of_the_formula(fitted, cache, share):
 
 
 def test_the_ceiling_is_not_fooled_by_rounding():
-    assert lowest_mean(torch.arange(10.)[:, None], .3).item() == 1          # .3 * 10 is 3.0000000000000004 at times
+    assert lowest_mean(torch.arange(10.)[:, None], .3).item() == 1
+    assert math.ceil(.07 * 100) == 8 and lowest_mean(torch.arange(100.)[:, None], .07).item() == 3     # the mean of 0 to 6
     assert lowest_mean(torch.arange(10.)[:, None], .31).item() == 1.5
     assert lowest_mean(torch.arange(10.)[:, None], 1e-6).item() == 0
 

@@ -1,4 +1,8 @@
 """Figures and the ablation lab away from a browser: what must hold for any detector, any sample and both versions of ipywidgets."""
+import threading
+import time
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +48,26 @@ def test_the_network_runs_once(lab):
     lab.controls["rule"].value = "max"
     lab.sample.value = 3
     assert lab.detector.runs == 1
+
+
+def test_slider_and_sweep_draw_the_curve_one_at_a_time(lab):
+    curve, inside, together, begun = lab.curve, [], [], threading.Event()
+    update = curve.figure.batch_update
+
+    @contextmanager
+    def slow_update():
+        inside.append(threading.get_ident())
+        begun.set(); time.sleep(.1)
+        together.extend(set(inside) - {threading.get_ident()})
+        with update(): yield
+        inside.remove(threading.get_ident())
+
+    curve.figure.batch_update = slow_update
+    other = threading.Thread(target=lambda: (setattr(curve, "drawn", None), curve.draw(now=True)))   # as a sweep does, from its thread
+    other.start(); begun.wait(10)
+    curve.show(lab.weights, lab.result.metrics)
+    other.join(10)
+    assert not together
 
 
 def test_controls_follow_the_weights(lab):

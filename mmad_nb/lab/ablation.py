@@ -5,6 +5,7 @@
 # %% ../../nbs/lab/02_ablation.ipynb #b0afacac
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -361,6 +362,7 @@ class SweepCurve:
         self.figure.add_scatter(mode="lines", line_color=LINES[0], connectgaps=True)
         self.figure.add_scatter(mode="markers", marker=dict(color=LINES[1], size=11, symbol="diamond"))
         self.sweep, self.drawn = None, None
+        self.one_at_a_time = threading.RLock()         # a sweep draws from its own thread, a slider from this one
         self.box = W.VBox([self.metric, self.weight, self.figure] if weights else [])
 
 # %% ../../nbs/lab/02_ablation.ipynb #12d45893
@@ -395,7 +397,7 @@ def show(self: SweepCurve, weights: dict, metrics):
     if not self.numeric: return
     self.sweep = self.find(weights)
     now = metrics[self.metric.value]
-    with self.figure.batch_update():
+    with self.one_at_a_time, self.figure.batch_update():
         self.figure.data[1].x, self.figure.data[1].y = [weights[self.weight.value]], [None if np.isnan(now) else now]
         self.figure.layout.xaxis.title.text = self.weight.label
         self.figure.layout.yaxis.title.text = metric_label(self.metric.value, self.evaluator.sizes is not None)
@@ -410,7 +412,7 @@ def draw(self: SweepCurve, now=False):
     state = self.sweep, self.metric.value, known
     if state == self.drawn: return                     # a move along the curve leaves the curve as it is
     if now or known % 10 == 0 or known == len(self.sweep.values):
-        with self.figure.batch_update():               # what is not known yet is NaN and leaves a gap
+        with self.one_at_a_time, self.figure.batch_update():   # what is not known yet is NaN and leaves a gap
             self.figure.data[0].x, self.figure.data[0].y = self.sweep.values, self.sweep.curve(self.metric.value)
         self.drawn = state
 
