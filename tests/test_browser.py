@@ -92,7 +92,7 @@ def browser_page(height=1000):
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"])
         try:
             page = browser.new_page(viewport={"width": 1280, "height": height})
-            page.set_default_timeout(20_000)
+            page.set_default_timeout(60_000)   # frames may be seconds apart on a busy machine
             page.errors, page.outside = [], []
             page.route("https://colab.research.google.com/**/*.svg", lambda route: route.fulfill(body="<svg xmlns='http://www.w3.org/2000/svg'/>", content_type="image/svg+xml"))
             page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" and not any(n in m.text for n in NOISE) else None)
