@@ -7,9 +7,9 @@ from test_detectors_pointad import clip, clouds, known, small_clip, unknown  # n
 
 from mmad_nb.core.runtime import DataError
 from mmad_nb.detectors import create_detector, load_detector
-from mmad_nb.detectors.align3d import RELEASE_SETTINGS, colored_item
+from mmad_nb.detectors.align3d import RELEASE_SETTINGS
 from mmad_nb.detectors.pointad import PointAD, gaussian_blur, view_losses
-from mmad_nb.features.views import ViewRecipe, note_labels
+from mmad_nb.features.views import ViewRecipe, note_labels, view_item
 from mmad_nb.lab import AblationLab
 from mmad_nb.mapping.alignment import alignment_loss, patch_weights
 from mmad_nb.prompts.multimodal import dual_contrast
@@ -32,7 +32,7 @@ def parts(fitted, unknown): return fitted.components(unknown)
 def items(clip, known):
     one = make(clip)
     one.coloured = True
-    return [colored_item(f, note_labels(s, f), n) for n, (s, f) in enumerate(zip(known, one.recipe.encode(known)))]
+    return [view_item(f, note_labels(s, f), n) for n, (s, f) in enumerate(zip(known, one.recipe.encode(known)))]
 
 
 def test_a_capture_is_seen_in_grey_and_in_colour(items, clip, known):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
@@ -22,7 +21,7 @@ from ..prompts.learnable import LearnablePrompts
 from ..prompts.multimodal import dual_contrast
 
 # %% auto #0
-__all__ = ['SHARED', 'RELEASE_SETTINGS', 'ColoredFeatures', 'ColoredRecipe', 'Align3D', 'ColoredItem', 'colored_item']
+__all__ = ['SHARED', 'RELEASE_SETTINGS', 'ColoredFeatures', 'ColoredRecipe', 'Align3D']
 
 # %% ../../nbs/detectors/11_align3d.ipynb #4f0a7c8a
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,18 +84,6 @@ class Align3D(PointAD):
         raise DataError("align3d.read_prompts", f"{path}", "a training", 'Published prompts are for create_detector("pointad").')
 
 # %% ../../nbs/detectors/11_align3d.ipynb #605fdfba
-class ColoredItem(NamedTuple):
-    "A labelled capture as both stages see it."
-    features: ColoredFeatures
-    labels: torch.Tensor  # (N,) bool: defective points
-    anomalous: bool
-
-
-def colored_item(features, note, number) -> ColoredItem:
-    "A capture with its labels unpacked."
-    return ColoredItem(*view_item(features, note, number))
-
-
 @patch
 def features(self: Align3D, reading, cache=None, accelerator=None):
     "As PointAD's, with the coloured renders, too."
@@ -121,10 +108,10 @@ def stages(self: Align3D) -> list:
     o, adam = self.options, lambda parameters, lr: torch.optim.Adam(parameters, lr, betas=(.5, .999))
     aligner, prompts = {"aligner": self.modules["aligner"]}, {name: self.modules[name] for name in ("aligned", "rendered")}
     loss = lambda part, *settings: lambda items: part(items, *settings)
-    return [Stage(aligner, colored_item, loss(self.align_loss, 0.), o["align_epochs"], o["batch_size"], o["align_lr"], "align", adam),
-            Stage(aligner, colored_item, loss(self.align_loss, o["strength"]), o["reweight_epochs"], o["batch_size"], o["align_lr"], "reweight", adam),
-            Stage(prompts, colored_item, loss(self.prompt_loss, 0.), o["epochs"], o["batch_size"], o["lr"], "prompts", adam),
-            Stage(prompts, colored_item, loss(self.prompt_loss, o["contrast"]), o["contrast_epochs"], o["batch_size"], o["lr"], "contrast", adam)]
+    return [Stage(aligner, view_item, loss(self.align_loss, 0.), o["align_epochs"], o["batch_size"], o["align_lr"], "align", adam),
+            Stage(aligner, view_item, loss(self.align_loss, o["strength"]), o["reweight_epochs"], o["batch_size"], o["align_lr"], "reweight", adam),
+            Stage(prompts, view_item, loss(self.prompt_loss, 0.), o["epochs"], o["batch_size"], o["lr"], "prompts", adam),
+            Stage(prompts, view_item, loss(self.prompt_loss, o["contrast"]), o["contrast_epochs"], o["batch_size"], o["lr"], "contrast", adam)]
 
 # %% ../../nbs/detectors/11_align3d.ipynb #b330c072
 @patch
