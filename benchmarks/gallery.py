@@ -8,6 +8,7 @@ Tested: for each category of the "sample" family `each` flawless and `each` defe
 with other seeds (unified, per-class), the first k of them (few-shot), the tested captures without their labels (mutual), or all captures of one category with their labels, which
 is then not tested (one-vs-rest). The encoders are the embedded ones, which were trained on other categories. Metrics within each category by the exact rule, averaged over the
 categories; mean and half range of the seeds. Seconds: first seed, nothing in the cache. Rows that learned from different things must not be ranked against each other.
+Then each component of each detector alone, for what was measured in this run.
 """
 import argparse
 import os
@@ -18,7 +19,7 @@ import warnings
 from mmad_nb.data import prepare
 from mmad_nb.detectors import list_detectors
 from mmad_nb.experiments import Splits
-from mmad_nb.experiments.gallery import gallery, those_known
+from mmad_nb.experiments.gallery import alone_markdown, gallery, those_known
 from mmad_nb.forge import forge_labelled, forge_sample, list_categories
 
 SHORT = dict(epochs=1, steps=5, views=2, synergy_epochs=1, align_epochs=1, reweight_epochs=1, contrast_epochs=1, draws=1)
@@ -53,7 +54,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         found = gallery(data, options.names, range(options.seeds), own, options.everywhere, options.shots, options.train_on,
                         folder=options.folder, cache=cache, device="cpu")
-    print(found.markdown(), f"\n{time.perf_counter() - start:.0f} s", sep="")
+        print(found.markdown(), flush=True)
+        if found.models: print(alone_markdown(found.alone(cache)))               # a study that was read from its file has no models
+    print(f"{time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

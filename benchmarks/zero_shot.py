@@ -1,7 +1,8 @@
-"""Zero-shot detection: what hand-written words, PointAD and GS-CLIP find on categories that nobody learned from; what it costs.
+"""Zero-shot detection: what hand-written words, PointAD, GS-CLIP, MCL-AD, Align3D-AD and mutual scoring find on categories that nobody learned from; what it costs.
 
     python benchmarks/zero_shot.py words                            # tiny_clip alone: hand-written prompts on photos, depth maps, renders
-    python benchmarks/zero_shot.py detectors [--level hard]         # words, pointad and gs_clip; points alone, with the photo; samples and clouds
+    python benchmarks/zero_shot.py detectors [--level hard]         # words and the four that learn; points alone, with the photo; samples and clouds
+    python benchmarks/zero_shot.py sets                             # mutual against those, on sets of 8, 16 and 40 samples
     python benchmarks/zero_shot.py parts                            # GS-CLIP's table of parts
     python benchmarks/zero_shot.py faults                           # the faults a to g of its release, one at a time
     python benchmarks/zero_shot.py sweep --option k                 # or prototypes, or views
@@ -17,6 +18,8 @@ Naming: eight auxiliary categories, new individuals. Cosines: between the senten
 detectors, three splits, none of which tests a category that was learned from: "auxiliary" learns from the auxiliary categories of the forge (the embedded encoder was trained on
 other individuals of these) and tests the sample categories; "halves" learns from half of the sample categories and tests the other half, and the other way round (the encoder knows
 neither); "clouds" is the same with the forge's closed clouds. Metrics within each category, averaged; P-PRO by 200 thresholds and exact AUPRO in columns of their own.
+
+sets: `mutual`, which judges each unlabelled set by itself, against detectors that learned from the auxiliary categories, on the same sets; a smaller set is the beginning of a larger one.
 
 parts, faults, sweep: learned from auxiliary categories. Stage 1 is trained once for all rows that share its options, and stage 2 continues from it, so that rows differ in one thing.
 Tables are printed as rows for README.md.
@@ -140,8 +143,16 @@ def words(options) -> None:
 
 METRICS = {"image_auroc": "O-AUROC", "image_ap": "O-AP", "pixel_auroc": "P-AUROC", "p_pro": "P-PRO (200)", "aupro@30": "AUPRO@30 (exact)"}
 KINDS = {"hand-written words": ("pointad", {"prompts": "written"}), "pointad": ("pointad", {}),
-         "pointad, views averaged as in the release": ("pointad", {"averaging": "release"}), "gs_clip": ("gs_clip", {})}
-FUSIONS = {"points": {"rgb": 0.}, "points and photo": {}, "photo": {"rgb": 1.}}
+         "pointad, views averaged as in the release": ("pointad", {"averaging": "release"}), "gs_clip": ("gs_clip", {}),
+         "mcl": ("mcl", {}), "mcl, without the contrast": ("mcl", {"contrast": 0.}), "mcl, one pair for both sensors": ("mcl", {"decoupled": False}),
+         "align3d": ("align3d", {}), "align3d, without DpCA": ("align3d", {"contrast": 0.})}
+PHOTOGRAPHED = ("mcl", "align3d")                                           # learn from colours
+ONE_TABLE = ("hand-written words", "pointad", "gs_clip", "mcl", "align3d")   # `sets`
+TRUNK = {"points": {"rgb": 0.}, "points and photo": {}, "photo": {"rgb": 1.}}
+FUSIONS = {"pointad": TRUNK, "gs_clip": TRUNK,
+           "mcl": {"points": {"reading": "points", "eta": 1.}, "points and photo": {}, "photo": {"reading": "photo", "eta": 1.},
+                   "points and photo, reading 'points'": {"reading": "points"}, "points and photo, reading 'photo'": {"reading": "photo"}},
+           "align3d": {"points": {}, "aligned branch": {"share": 1., "whole": 1.}, "plain branch": {"share": 0., "whole": 0.}}}
 
 
 def samples(family, each, seed, level, size=224, stains=True) -> list:
@@ -191,6 +202,11 @@ def head(*names) -> None:
     print(f"| {' | '.join([*names, *METRICS.values()])} |\n|{'---|' * len(names)}{'--:|' * len(METRICS)}", flush=True)
 
 
+def fusions(name, parts) -> dict:
+    "How a detector's maps are joined; of clouds without a photo there is one way."
+    return FUSIONS[name] if name == "align3d" or "photo" in parts else {"points": {}}
+
+
 def detectors(options) -> None:
     from mmad_nb.detectors import create_detector
     seeds, level = options.seeds or 3, options.level
@@ -204,6 +220,7 @@ def detectors(options) -> None:
         for name, pairs in splits.items():
             best = {}
             for kind in options.kinds or KINDS:
+                if name == "clouds" and KINDS[kind][0] in PHOTOGRAPHED: continue
                 rows, fits = {}, []
                 for seed in range(1 if kind == "hand-written words" else seeds):
                     runs = {}
@@ -212,10 +229,11 @@ def detectors(options) -> None:
                         detector.fit(known, cache=options.cache or own)
                         fits.append(time.process_time() - start)
                         parts = detector.components(unknown, cache=options.cache or own)
-                        for title, weights in FUSIONS.items() if "photo" in parts else [("points", {})]:
+                        for title, weights in fusions(KINDS[kind][0], parts).items():
                             runs.setdefault(title, []).append(judged(detector, unknown, parts, **weights))
                     for title, found in runs.items(): rows.setdefault(title, []).append(np.mean(found, 0))
                 for title, values in rows.items(): print(f"| {name} | {kind} | {title} | {cells(values)} |", flush=True)
+                if kind == "align3d" and name == "auxiliary": print(f"  ({nearness(detector, tested)})", file=sys.stderr, flush=True)
                 best[kind] = {title: np.mean(values, 0)[0] for title, values in rows.items()}
                 print(f"  (a training: {np.median(fits):.0f} s of CPU time)", file=sys.stderr, flush=True)
             if {"hand-written words", "pointad", "gs_clip"} <= set(best):
@@ -225,6 +243,50 @@ def detectors(options) -> None:
                 if "points and photo" in best["pointad"]:
                     goal(f"{name}: pointad with the photo over points alone", 100 * (best["pointad"]["points and photo"] - best["pointad"]["points"]), 0, " points")
                     goal(f"{name}: gs_clip with the photo over points alone", 100 * (best["gs_clip"]["points and photo"] - best["gs_clip"]["points"]), 0, " points")
+
+
+def nearness(detector, captures) -> str:
+    "Cosine between the features of grey and of coloured renders of captures that nobody learned from, before and after the aligner."
+    from mmad_nb.features.extract import size_of
+    detector.coloured = True
+    try: found = [detector.recipe.restore(detector.recipe.compute(c), size_of(c)) for c in captures]
+    finally: detector.coloured = False
+    before, after = [], []
+    with torch.no_grad():
+        for one in found:
+            whole, patches = detector.modules["aligner"](one.image, one.patches)
+            cosine = lambda a, b, dim: F.cosine_similarity(a, b, dim=dim).mean().item()
+            before.append((cosine(one.image, one.colored, 1), cosine(one.patches, one.colored_patches, 1)))
+            after.append((cosine(whole, one.colored, 1), cosine(patches, one.colored_patches, 1)))
+    (w0, p0), (w1, p1) = np.mean(before, 0), np.mean(after, 0)
+    return f"cosine to coloured renders, before and after: views {w0:.3f} to {w1:.3f}, patches {p0:.3f} to {p1:.3f}"
+
+
+def sets(options) -> None:
+    "mutual, which judges an unlabelled set by itself, against detectors that learned from other categories, on sets of several sizes."
+    from mmad_nb.detectors import create_detector
+    seeds, level, sizes = options.seeds or 3, options.level, options.sizes
+    known = samples("auxiliary", options.learn, 1, level)
+    names = options.categories or list_categories("sample")
+    every = forge_labelled(names, max(sizes), 2, None, 224, level)                    # defective and flawless in turn
+    pile = [every[start:start + max(sizes)] for start in range(0, len(every), max(sizes))]
+    print(f"level {level}: sets of {', '.join(map(str, sizes))} of each of {len(names)} categories, half of them flawless; load {os.getloadavg()[0]:.1f}\n", flush=True)
+    head("samples in a set", "detector")
+    with tempfile.TemporaryDirectory() as own:
+        cache, rows = options.cache or own, {}
+        for kind in ("mutual", *(options.kinds or ONE_TABLE)):
+            name, own_options = KINDS.get(kind, (kind, {}))
+            for seed in range(1 if kind in ("mutual", "hand-written words") else seeds):
+                chance = {} if kind == "mutual" else {"seed": seed} | passes(name, options)
+                detector, found = create_detector(name, device="cpu", **own_options, **chance), {}
+                if kind != "mutual": detector.fit(known, cache=cache)
+                for some in pile:
+                    for size in sizes:
+                        if kind == "mutual": detector = create_detector(name, device="cpu").fit(some[:size], cache=cache)
+                        found.setdefault(size, []).append(judged(detector, some[:size], detector.components(some[:size], cache=cache)))
+                for size, values in found.items(): rows.setdefault((size, kind), []).append(np.mean(values, 0))
+            print(f"  ({kind} is measured)", file=sys.stderr, flush=True)
+        for (size, kind), values in sorted(rows.items(), key=lambda row: row[0][0]): print(f"| {size} | {kind} | {cells(values)} |", flush=True)
 
 
 def passes(name, options) -> dict:
@@ -376,7 +438,7 @@ def training(options) -> None:
 def main() -> None:
     if sys.argv[1:2] == ["--one"]: return paper_size(*sys.argv[2:5], int(sys.argv[5]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    jobs = {"words": words, "detectors": detectors, "parts": parts, "faults": faults, "sweep": sweep, "time": costs, "training": training}
+    jobs = {"words": words, "detectors": detectors, "sets": sets, "parts": parts, "faults": faults, "sweep": sweep, "time": costs, "training": training}
     parser.add_argument("job", nargs="?", default="words", choices=jobs)
     parser.add_argument("--seeds", type=int, help="trainings of each row (3); for words: flawless individuals of each category (8)")
     parser.add_argument("--learn", type=int, default=1, help="flawless and defective captures of each auxiliary category to learn from")
@@ -384,7 +446,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="*", help="passes of stage 1 and of stage 2; by default the detectors' own")
     parser.add_argument("--level", default="standard", choices=("standard", "hard"), help="of the forge")
     parser.add_argument("--splits", nargs="*", choices=("auxiliary", "halves", "clouds"), help="detectors: some of them")
-    parser.add_argument("--kinds", nargs="*", choices=KINDS, help="detectors: some of them")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, help="detectors, sets: some of them")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[8, 16, 40], help="sets: samples in a set of one category")
+    parser.add_argument("--categories", nargs="*", help="sets: some of the tested ones")
     parser.add_argument("--option", default="k", choices=("k", "prototypes", "views"), help="sweep: which setting")
     parser.add_argument("--photo", action="store_true", help="parts, faults, sweep: with the photo")
     parser.add_argument("--threads", type=int, default=2, help="time, training: of torch")

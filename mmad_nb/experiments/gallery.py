@@ -16,11 +16,11 @@ from fastcore.basics import patch
 from ..core.runtime import DataError, unknown_name
 from ..detectors.base import DETECTORS, create_detector, list_detectors
 from .ablations import compare
-from .protocols import COLOURS, METRICS, PROTOCOLS, as_splits, figure_png, spread_of
+from .protocols import COLOURS, METRICS, PROTOCOLS, Reader, as_splits, figure_png, measure, spread_of
 
 # %% auto #0
-__all__ = ['LEARNS', 'HOMES', 'protocols_of', 'those_known', 'Gallery', 'gallery', 'numbers_kept', 'seconds_of', 'good_scale',
-           'rescaled', 'GalleryPanel']
+__all__ = ['LEARNS', 'HOMES', 'ALONE_METRICS', 'protocols_of', 'those_known', 'Gallery', 'gallery', 'numbers_kept', 'seconds_of',
+           'judged_alone', 'alone_markdown', 'good_scale', 'rescaled', 'GalleryPanel']
 
 # %% ../../nbs/experiments/07_gallery.ipynb #0a5d69f3
 LEARNS = {"good": "good samples", "labelled": "labelled samples, other categories", "unlabelled": "the test set, unlabelled", "nothing": "nothing"}
@@ -160,6 +160,55 @@ def picture(self: Gallery,
     handles = dict(zip(*every[0].get_legend_handles_labels()[::-1]))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
+
+# %% ../../nbs/experiments/07_gallery.ipynb #c0a1b2d4
+ALONE_METRICS = ("image_auroc", "pixel_auroc", "aupro@30")
+
+
+def judged_alone(
+    parts,              # Components of some labelled samples
+    name: str,          # one of them
+    masks: np.ndarray,  # (N,H,W) bool
+    metrics=ALONE_METRICS,
+) -> list:              # a number for each metric; NaN where it has no meaning
+    "One component as if it were the detector, by the exact rule."
+    maps = parts[name]
+    found = measure(maps, maps.flatten(1).amax(1), masks, masks.any((1, 2)))["exact"]
+    flat = (maps.flatten(1).amax(1) == maps.flatten(1).amin(1)).all()         # one number for each picture
+    return [float("nan") if flat and not metric.startswith("image") else float(found[metric]) for metric in metrics]
+
+
+@patch
+def alone(self: Gallery,
+    cache=None,              # the folder that `gallery` was given
+    metrics=ALONE_METRICS,   # of the exact rule
+) -> list:                   # of (protocol, detector, group, component or "fused", [Spread, ...])
+    "Each component of each detector of this run; means over the tested categories, spread over the seeds."
+    if not self.models: raise DataError("Gallery.alone", "no models", "those of a run", "A gallery that was read from files has none: measure again.")
+    found, read = {}, Reader()
+    for protocol, name, task, seed, model in self.models:
+        for samples in map(read, task.test.values()):
+            parts = model.components(samples, cache=cache and Path(cache) / protocol / name)
+            masks = np.stack([sample.mask for sample in samples])
+            for part in parts:
+                found.setdefault((protocol, name, task.group, part), {}).setdefault(seed, []).append(judged_alone(parts, part, masks, metrics))
+    rows = [(*key, [spread_of(values) for values in np.transpose([np.mean(every, 0) for every in seeds.values()])]) for key, seeds in found.items()]
+    for key in dict.fromkeys(row[:3] for row in rows):
+        study = self.studies[key[0]][key[1]]
+        rows.append((*key, "fused", [study.spread(metric, group=key[2]) for metric in metrics]))
+    order = list(dict.fromkeys(row[:3] for row in rows))
+    return sorted(rows, key=lambda row: order.index(row[:3]))                 # stable: "fused" stays last
+
+
+def alone_markdown(
+    rows: list,             # of `Gallery.alone`
+    metrics=ALONE_METRICS,  # as there
+) -> str:
+    "Its table."
+    lines = ["| protocol | detector | component | " + " | ".join(metrics) + " |", "|---|---|---|" + "--:|" * len(metrics)]
+    for protocol, name, group, part, cells in rows:
+        lines.append(f"| {protocol} | {' '.join(filter(None, (name, group)))} | {part} | " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
 
 # %% ../../nbs/experiments/07_gallery.ipynb #0369839c
 def good_scale(
