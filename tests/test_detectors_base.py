@@ -282,7 +282,7 @@ def test_the_list_of_detectors():
     finally: del DETECTORS["toy"]
 
 
-@pytest.mark.parametrize("low, high, default, step", [(0, 1, .5, .05), (0, 12, 4., .5), (0, 1, .33, .01), (-1, 3, .5, 4 / 24), (0, 1, .1234, .001), (2., 2., 2., .05)])
+@pytest.mark.parametrize("low, high, default, step", [(0, 1, .5, .01), (0, 12, 4., .1), (0, 1, .33, .01), (-1, 3, .5, 4 / 120), (0, 1, .1234, .001), (2., 2., 2., .01)])
 def test_a_default_lies_on_a_step_of_its_slider(low, high, default, step):
     "The browser moves a value that lies between two steps to the next one."
     slider = weight_control(Weight("a", "α", default, low, high))

@@ -1,7 +1,6 @@
 """Figures and the ablation lab away from a browser: what must hold for any detector, any sample and both versions of ipywidgets."""
 import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_components, show_maps, show_sample
 from mmad_nb.lab.ablation import FLAGGED, flagged_colors, flagged_text, metric_label, metric_table, threshold_at
-from mmad_nb.lab.figures import LimitPanel
+from mmad_nb.lab.figures import LimitPanel, widgets_in
 from mmad_nb.scoring import Evaluator, evaluate
 
 
@@ -39,6 +38,11 @@ class Fake:
 SAMPLES = [make_sample(d, i) for i, d in enumerate(("good", "dent", "good", "crack", "dent"))]
 
 
+def rows_of_weights(lab):
+    "A control and its meaning for each weight."
+    return next(part for part in widgets_in(lab.box) if "mmad-weights" in getattr(part, "_dom_classes", ())).children
+
+
 @pytest.fixture
 def lab(): return AblationLab(Fake(), SAMPLES)
 
@@ -52,17 +56,16 @@ def test_the_network_runs_once(lab):
 
 def test_slider_and_sweep_draw_the_curve_one_at_a_time(lab):
     curve, inside, together, begun = lab.curve, [], [], threading.Event()
-    update = curve.figure.batch_update
+    draw = curve.chart.draw
 
-    @contextmanager
-    def slow_update():
+    def slow_draw(*parts):
         inside.append(threading.get_ident())
         begun.set(); time.sleep(.1)
         together.extend(set(inside) - {threading.get_ident()})
-        with update(): yield
+        draw(*parts)
         inside.remove(threading.get_ident())
 
-    curve.figure.batch_update = slow_update
+    curve.chart.draw = slow_draw
     other = threading.Thread(target=lambda: (setattr(curve, "drawn", None), curve.draw(now=True)))   # as a sweep does, from its thread
     other.start(); begun.wait(10)
     curve.show(lab.weights, lab.result.metrics)
@@ -79,15 +82,15 @@ def test_controls_follow_the_weights(lab):
 
 def test_moving_a_weight_changes_map_cloud_scores_and_metrics(lab):
     lab.sample.value = 1
-    before = lab.image.value, lab.cloud.points.attribute.copy(), np.array(lab.strip.figure.data[0].x), lab.table.value
+    before = lab.image.value, lab.cloud.points.attribute.copy(), np.array(lab.strip.scores), lab.table.value
     lab.controls["alpha"].value = 0.1
-    after = lab.image.value, lab.cloud.points.attribute, np.array(lab.strip.figure.data[0].x), lab.table.value
+    after = lab.image.value, lab.cloud.points.attribute, np.array(lab.strip.scores), lab.table.value
     assert before[0] != after[0] and (before[1] != after[1]).any() and (before[2] != after[2]).any() and before[3] != after[3]
     torch.testing.assert_close(lab.result.maps, 0.9 * lab.components["rgb"] + 0.1 * lab.components["xyz"])
 
 
 def test_every_widget_is_changed_in_place(lab):
-    parts = lambda: [lab.image, lab.cloud.plot, lab.cloud.points, lab.strip.figure, lab.table, *lab.box.children]
+    parts = lambda: [lab.image, lab.cloud.plot, lab.cloud.points, lab.strip.chart.html, lab.curve.chart.html, lab.table, *lab.box.children]
     before = parts()
     lab.set(alpha=0.2, rule="max")
     lab.sample.value = 2
@@ -163,10 +166,10 @@ def test_the_curve_is_the_metric_at_every_position(lab):
     lab.curve.metric.value = "pixel_auroc"
     lab.curve.sweep.result(60)
     lab.set(alpha=0.15)
-    line, here = lab.curve.figure.data
-    assert (len(line.x), here.x[0]) == (101, 0.15) and line.y[15] == here.y[0] == lab.result.metrics["pixel_auroc"]
+    (x, y), here = lab.curve.line, lab.curve.here
+    assert (len(x), here[0]) == (101, 0.15) and y[15] == here[1] == lab.result.metrics["pixel_auroc"]
     by_hand = ablate(lab.detector, lab.components, lab.evaluator, alpha=0.8, rule="max").metrics["pixel_auroc"]
-    assert line.y[80] == pytest.approx(by_hand, abs=1e-12)
+    assert y[80] == pytest.approx(by_hand, abs=1e-12)
     sweep = lab.curve.sweep
     lab.set(alpha=0.9)
     assert lab.curve.sweep is sweep                              # the same rule: nothing new to compute
@@ -190,10 +193,10 @@ def test_an_error_in_the_background_is_shown(lab):
 def test_no_curve_of_another_setting_is_left_standing(lab):
     lab.curve.sweep.result(60)
     lab.curve.draw(now=True)
-    assert np.isfinite(lab.curve.figure.data[0].y).all()
+    assert np.isfinite(lab.curve.line[1]).all()
     with lab.curve.turns:                                        # the background waits, so nothing is known yet
         lab.controls["rule"].value = "max"
-        assert np.isnan(lab.curve.figure.data[0].y).all()
+        assert np.isnan(lab.curve.line[1]).all()
 
 
 def test_sweeps_that_are_not_looked_at_are_given_up():
@@ -219,8 +222,46 @@ def test_a_detector_with_choices_alone_has_no_curve():
 
 
 def test_a_click_on_a_dot_chooses_the_sample(lab):
-    lab.strip.figure.data[0]._dispatch_on_click(type("Points", (), {"point_inds": [4]})(), None)
-    assert lab.sample.value == 4
+    lab.strip.chart.field.value = "4 1700000000000"             # what the page writes for a click on dot 4
+    assert lab.sample.value == 4 and lab.strip.chart.html.value.count("aria-pressed='true'") == 1
+    lab.after.click()
+    assert lab.sample.value == 5 % len(SAMPLES)
+    lab.sample.value = 0
+    lab.before.click()
+    assert lab.sample.value == len(SAMPLES) - 1                  # before the first comes the last
+
+
+def test_a_click_on_the_curve_moves_the_weight(lab):
+    lab.curve.chart.field.value = "0.31 1"
+    assert lab.controls["alpha"].value == .31
+    lab.curve.sweep.result(60)
+    lab.set(alpha=.5)
+    values = np.array(lab.curve.line[1])
+    lab.curve.best.click()
+    assert lab.controls["alpha"].value == pytest.approx(lab.curve.line[0][int(values.argmax())]) and lab.curve.here[1] == values.max()
+
+
+def test_colours_keep_their_limits_until_they_are_rescaled(lab):
+    limits, bar = lab.limits, lab.bar.value
+    lab.set(rule="max", alpha=.9)
+    assert lab.limits == limits and lab.bar.value == bar
+    lab.rescale.click()
+    assert lab.limits == score_limits(lab.result.maps) != limits and lab.bar.value != bar
+
+
+def test_the_outline_can_be_switched_off(lab):
+    lab.sample.value = next(i for i, s in enumerate(SAMPLES) if s.anomalous)
+    with_line = lab.image.value, lab.photo.value
+    lab.outline.value = False
+    assert lab.image.value != with_line[0] and lab.photo.value != with_line[1]
+    lab.outline.value = True
+    assert (lab.image.value, lab.photo.value) == with_line
+
+
+def test_a_map_of_one_value_is_called_constant(lab):
+    lab.detector.fuse = lambda components, **weights: torch.zeros_like(components["rgb"])
+    lab.set(alpha=.1)
+    assert "constant: every place has the score 0" in lab.bar.value
 
 
 def test_an_error_is_shown_and_raised(lab):
@@ -233,7 +274,7 @@ def test_an_error_is_shown_and_raised(lab):
 
 
 def test_meanings_are_text_not_markup(lab):
-    rows = lab.box.children[1].children
+    rows = rows_of_weights(lab)
     assert "share of &lt;geometry&gt;" in rows[0].children[1].value
 
 
@@ -321,11 +362,11 @@ def test_a_lab_of_clouds_follows_weight_sample_and_colour(cloud_lab):
     lab, parts = cloud_lab, CloudFake(ALPHA).components(CLOUDS)
     assert [len(m) for m in lab.result.maps] == [100, 140, 180, 220] and lab.detector.runs == 1
     lab.sample.value = 3
-    assert len(lab.cloud.points.positions) == 220 and list(lab.strip.figure.data[0].marker.line.width) == [0, 0, 0, 3]
-    before = lab.cloud.points.attribute.copy(), lab.table.value, np.array(lab.strip.figure.data[0].x)
+    assert len(lab.cloud.points.positions) == 220 and lab.strip.chosen == 3
+    before = lab.cloud.points.attribute.copy(), lab.table.value, np.array(lab.strip.scores)
     lab.controls["alpha"].value = 0.1
     assert torch.allclose(lab.result.maps[3], (0.9 * parts["rgb"] + 0.1 * parts["xyz"])[-220:])
-    after = lab.cloud.points.attribute, lab.table.value, np.array(lab.strip.figure.data[0].x)
+    after = lab.cloud.points.attribute, lab.table.value, np.array(lab.strip.scores)
     assert (before[0] != after[0]).any() and before[1] != after[1] and (before[2] != after[2]).any()
     lab.color.value = "xyz"
     low, high = lab.part_limits["xyz"]
@@ -419,7 +460,7 @@ def test_a_weight_without_its_component_is_switched_off():
     lab = AblationLab(Three(weights), CLOUDS)
     assert [lab.controls[name].disabled for name in ("alpha", "beta", "gamma")] == [False, True, False]
     assert list(lab.curve.numeric) == ["alpha", "gamma"]
-    shown = "".join(row.children[1].value for row in lab.box.children[1].children)
+    shown = "".join(row.children[1].value for row in rows_of_weights(lab))
     assert shown.count("No effect here: there is no photo") == 1
 
 
@@ -439,8 +480,8 @@ def test_clouds_have_objects_and_points_photos_images_and_pixels(cloud_lab, lab)
     for one, words, others in ((cloud_lab, "object AUROC,point AP", "image,pixel"), (lab, "image AUROC,pixel AP", "object,point")):
         one.keep_row()
         texts = one.table.value + one.kept.value + one.still().axes[-1].texts[0].get_text() + str(one.curve.metric.options[0][0])
-        text = texts + one.strip.figure.layout.xaxis.title.text + one.curve.figure.layout.yaxis.title.text
-        assert "nan" not in one.kept.value and one.curve.figure.layout.xaxis.title.text == "α"
+        text = texts + one.strip.chart.frame.x_title + one.curve.chart.frame.y_title
+        assert "nan" not in one.kept.value and one.curve.chart.frame.x_title == "α"
         assert all(word in text for word in words.split(",")) and not any(word in text for word in others.split(",")), text
 
 

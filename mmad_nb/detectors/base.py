@@ -522,7 +522,7 @@ def weight_control(
     if weight.choices: return W.Dropdown(options=weight.choices, **common)
     span = weight.high - weight.low or 1.
     place = (weight.default - weight.low) / span          # the browser moves a value that lies between two steps
-    steps = next((n for n in (20, 24, 40, 50, 100, 200) if abs(n * place - round(n * place)) < 1e-6), 1000)
+    steps = next((n for n in (100, 120, 200, 250, 400, 500) if abs(n * place - round(n * place)) < 1e-6), 1000)
     return W.FloatSlider(min=weight.low, max=weight.high, step=span / steps, **common)
 
 # %% ../../nbs/detectors/01_base.ipynb #98613c3b

@@ -20,16 +20,16 @@ from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, unknown_name, written_beside
 from ..data import Cloud, Sample
-from .figures import (LINES, close_with, cloud_plot, cloud_points, draw_cloud, front_view, marked, overlay, packed,
-                                 palette, point_scores, score_limits, show_panel, weakly)
+from .figures import (LINES, Chart, Frame, close_with, cloud_plot, cloud_points, dot_svg, draw_cloud, front_view, line_svg, marked,
+                                 overlay, packed, palette, point_scores, score_limits, show_panel, weakly)
 from ..scoring.evaluator import Evaluator
 from ..scoring.sweep import Sweep, Turns
 
 # %% auto #0
-__all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'axis_range', 'score_figure',
-           'ScoreStrip', 'LiveCloud', 'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list',
-           'check_detector', 'check_weights', 'wide', 'component_strip', 'as_code', 'free_name', 'write_rows',
-           'SweepCurve', 'AblationLab']
+__all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'constant_text', 'axis_range',
+           'kinds_of', 'ScoreStrip', 'LiveCloud', 'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of',
+           'as_list', 'check_detector', 'check_weights', 'wide', 'component_strip', 'as_code', 'free_name',
+           'write_rows', 'SweepCurve', 'AblationLab']
 
 # %% ../../nbs/lab/02_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -97,6 +97,14 @@ def color_bar(
     ends = f"<span>{limits[0]:.3g}</span><span style='float:right'>{limits[1]:.3g}</span>"
     return f"<div style='width:{width}px;line-height:1.4'>{bar}{ends}</div>"
 
+
+def constant_text(
+    score,  # the scores of one sample
+) -> str:   # HTML; nothing if they differ
+    "A map of one value looks like a mistake: say that it is none."
+    low, high = float(np.min(score)), float(np.max(score))
+    return f"<b>constant: every place has the score {low:.3g}</b>" if low == high else ""
+
 # %% ../../nbs/lab/02_ablation.ipynb #822fa886
 def axis_range(
     values: np.ndarray,  # (N,)
@@ -107,46 +115,39 @@ def axis_range(
     return low - room, high + room
 
 # %% ../../nbs/lab/02_ablation.ipynb #8c2e3f9f
-def score_figure(
+def kinds_of(
     samples,  # the N samples
-):            # plotly Figure with one trace of N dots, all at 0
-    "The strip before the scores are known: a row for each kind of defect, good samples below."
-    import plotly.graph_objects as go
-    good = np.array([not s.anomalous for s in samples])
-    marker = dict(color=np.where(good, LINES[0], LINES[1]), symbol=np.where(good, "circle", "diamond"),
-                  line=dict(color="black"), size=11, opacity=0.8)
-    dots = go.Scatter(x=np.zeros(len(good)), y=[s.defect for s in samples], mode="markers", marker=marker,
-                      text=[f"{i}: {s.category}, {s.defect}" for i, s in enumerate(samples)],
-                      hovertemplate="%{text}<br>score %{x:.3g}<extra></extra>")
-    rows = sorted({s.defect for s in samples}, key=lambda d: (d != "good", d))
-    layout = dict(width=460, height=90 + 26 * len(rows), margin=dict(l=110, r=15, t=10, b=45), template="simple_white",
-                  yaxis=dict(categoryorder="array", categoryarray=rows, range=[-0.5, len(rows) - 0.5]),
-                  xaxis_title=f"{'object' if isinstance(samples[0], Cloud) else 'image'} score", showlegend=False)
-    return go.Figure(dots, layout)
+) -> tuple:   # their kinds of defect, "good" first
+    "The rows of the strip, from below."
+    return tuple(sorted({s.defect for s in samples}, key=lambda d: (d != "good", d)))
 
 # %% ../../nbs/lab/02_ablation.ipynb #56be624f
 class ScoreStrip:
-    "One dot a sample at its image score; a click on a dot chooses the sample."
+    "One dot a sample at its image score; a click or the Enter key on a dot chooses the sample."
     def __init__(self,
         samples,  # the N samples
-        choose,   # called with the number of the dot that was clicked
+        choose,   # called with the number of the dot that was chosen
     ):
-        import plotly.graph_objects as go
-        self.figure = go.FigureWidget(score_figure(samples))
-        clicked = lambda trace, points, state: choose(points.point_inds[0]) if points.point_inds else None
-        self.figure.data[0].on_click(clicked)
+        self.rows = kinds_of(samples)
+        self.rank = [self.rows.index(s.defect) for s in samples]
+        self.names = [f"{i}: {s.category}, {s.defect}" for i, s in enumerate(samples)]
+        self.title = f"{'object' if isinstance(samples[0], Cloud) else 'image'} score"
+        self.chart = Chart(f"{self.title} of each sample, a row for each kind of defect", chosen=choose)
+        self.height = 80 + 26 * len(self.rows)
 
     def show(self,
-        scores: np.ndarray,  # (N,) image scores
-        chosen: int,         # the dot to mark
+        scores: np.ndarray,       # (N,) image scores
+        chosen: int,              # the dot to mark
+        line: float | None = None,  # a threshold to draw
     ):
-        "Move the dots in place."
-        width = np.zeros(len(scores))
-        width[chosen] = 3
-        with self.figure.batch_update():
-            self.figure.data[0].x = scores
-            self.figure.data[0].marker.line.width = width
-            self.figure.layout.xaxis.range = axis_range(scores)
+        "Draw all dots at their scores."
+        self.scores, self.chosen = scores, chosen
+        frame = Frame(axis_range(scores), (-.5, len(self.rows) - .5), self.title, rows=self.rows, height=self.height, left=110)
+        order = sorted(range(len(scores)), key=lambda i: i == chosen)                # the chosen one lies on top
+        dots = [dot_svg(frame, float(scores[i]), self.rank[i], LINES[self.rows[self.rank[i]] != "good"], self.rows[self.rank[i]] != "good",
+                        f"{self.names[i]}, score {scores[i]:.3g}", i, i == chosen) for i in order]
+        mark = [] if line is None else [line_svg(frame, (line, line), frame.y_range, LINES[2], "6 4")]
+        self.chart.draw(frame, *mark, *dots)
 
 # %% ../../nbs/lab/02_ablation.ipynb #5e7be871
 class LiveCloud:
@@ -348,22 +349,21 @@ class SweepCurve:
         components,            # what `detector.fuse` takes
         evaluator: Evaluator,
         names,                 # of the metrics to choose from
+        move=None,             # called with a weight's name and a value that was clicked
     ):
         import ipywidgets as W
-        import plotly.graph_objects as go
         self.detector, self.components, self.evaluator, self.turns, self.known = detector, components, evaluator, Turns(), {}
         self.numeric = {w.name: w for w in detector.weights if not w.choices and not w.idle(components)}
         clouds = evaluator.sizes is not None
         weights = [(w.symbol or w.name, w.name) for w in self.numeric.values()]
         self.weight = wide(W.Dropdown(options=weights, description="over"))
         self.metric = wide(W.Dropdown(options=[(metric_label(n, clouds), n) for n in names], description="metric"))
-        layout = dict(width=460, height=230, margin=dict(l=60, r=15, t=10, b=40), template="simple_white", showlegend=False)
-        self.figure = go.FigureWidget(layout=layout)
-        self.figure.add_scatter(mode="lines", line_color=LINES[0], connectgaps=True)
-        self.figure.add_scatter(mode="markers", marker=dict(color=LINES[1], size=11, symbol="diamond"))
-        self.sweep, self.drawn = None, None
+        self.best = W.Button(description="go to best", tooltip="the weight with the highest value of this metric")
+        weight = self.weight                           # without this object, which the chart must not keep alive
+        self.chart = Chart("the metric over the weight", pointed=move and (lambda x: move(weight.value, x)))
+        self.sweep, self.drawn, self.line, self.here = None, None, ([], []), (float("nan"), float("nan"))
         self.one_at_a_time = threading.RLock()         # a sweep draws from its own thread, a slider from this one
-        self.box = W.VBox([self.metric, self.weight, self.figure] if weights else [])
+        self.box = W.VBox([self.metric, W.HBox([self.weight, self.best]), self.chart.box] if weights else [])
 
 # %% ../../nbs/lab/02_ablation.ipynb #12d45893
 @patch
@@ -397,10 +397,7 @@ def show(self: SweepCurve, weights: dict, metrics):
     if not self.numeric: return
     self.sweep = self.find(weights)
     now = metrics[self.metric.value]
-    with self.one_at_a_time, self.figure.batch_update():
-        self.figure.data[1].x, self.figure.data[1].y = [weights[self.weight.value]], [None if np.isnan(now) else now]
-        self.figure.layout.xaxis.title.text = self.weight.label
-        self.figure.layout.yaxis.title.text = metric_label(self.metric.value, self.evaluator.sizes is not None)
+    with self.one_at_a_time: self.here = weights[self.weight.value], now
     self.draw(now=True)
 
 
@@ -409,12 +406,23 @@ def draw(self: SweepCurve, now=False):
     "Send the curve to the picture, as far as it is known: every tenth position and the last ones, or at once."
     if self.sweep is None: return
     known = sum(m is not None for m in self.sweep.metrics)
-    state = self.sweep, self.metric.value, known
-    if state == self.drawn: return                     # a move along the curve leaves the curve as it is
-    if now or known % 10 == 0 or known == len(self.sweep.values):
-        with self.one_at_a_time, self.figure.batch_update():   # what is not known yet is NaN and leaves a gap
-            self.figure.data[0].x, self.figure.data[0].y = self.sweep.values, self.sweep.curve(self.metric.value)
+    if not (now or known % 10 == 0 or known == len(self.sweep.values)): return
+    with self.one_at_a_time:
+        state = self.sweep, self.metric.value, known, self.here
+        if state == self.drawn: return
+        self.line, weight = (self.sweep.values, self.sweep.curve(self.metric.value)), self.numeric[self.weight.value]
+        heights = [y for y in (*self.line[1], self.here[1]) if np.isfinite(y)]          # what is not known yet is NaN
+        frame = Frame((weight.low, weight.high), axis_range(np.array(heights or [0., 1.])), self.weight.label,
+                      metric_label(self.metric.value, self.evaluator.sizes is not None))
+        self.chart.draw(frame, line_svg(frame, *self.line, LINES[0]), dot_svg(frame, *self.here, LINES[1], diamond=True, label=f"{self.here[1]:.3f}"))
         self.drawn = state
+
+
+@patch
+def peak(self: SweepCurve) -> float:  # the position; the first of several
+    "Where the metric is highest, of what is known."
+    values = np.where(np.isfinite(self.line[1]), self.line[1], -np.inf)
+    return float(self.line[0][int(np.argmax(values))])
 
 # %% ../../nbs/lab/02_ablation.ipynb #a8200087
 class AblationLab:
@@ -440,7 +448,7 @@ class AblationLab:
         self.limits = score_limits(self.default.maps)
         self._pictures()
         self._arrange()
-        for control in (*self.controls.values(), self.sample, self.color, self.rate, self.curve.weight, self.curve.metric):
+        for control in (*self.controls.values(), self.sample, self.color, self.rate, self.outline, self.curve.weight, self.curve.metric):
             control.observe(weakly(self._follow), "value")
         self.close = close_with(self, self.box, also=[self.curve.stop])      # frees everything at once
         self.show_sample()
@@ -466,57 +474,66 @@ def _controls(self: AblationLab):
     self.color = W.ToggleButtons(**few, style=dict(button_width="70px")) if len(colors) < 8 else wide(W.Dropdown(**few))
     rates = [(f"{rate:.1%}", rate) for rate in (.001, .003, .01, .03, .1, .3)]
     self.rate = wide(W.SelectionSlider(options=rates, value=.01, description="flag"))
+    self.outline = W.Checkbox(value=True, description="outline of the defect", indent=False, layout=W.Layout(width="170px"))
+    self.before = W.Button(description="◀", tooltip="the sample before", layout=W.Layout(width="40px"))
+    self.after = W.Button(description="▶", tooltip="the next sample", layout=W.Layout(width="40px"))
+    self.rescale = W.Button(description="rescale", tooltip="take the limits of the colours from the present scores", layout=W.Layout(width="80px"))
     self.button = W.Button(description="default weights", tooltip="set all weights to their defaults")
     self.keep = W.Button(description="keep as row", tooltip="add the present setting to the table of kept rows")
     self.save = W.Button(description="save rows", tooltip="write the kept rows to a new file ablation.csv")
-    for button in (self.button, self.keep, self.save): button.on_click(weakly(self._pressed))
+    for button in (self.button, self.keep, self.save, self.before, self.after, self.rescale): button.on_click(weakly(self._pressed))
 
 
 @patch
 def _pressed(self: AblationLab, button):
     "Called by every button."
-    self._guarded({self.button: self.reset, self.keep: self.keep_row, self.save: self.save_rows}[button])
+    self._guarded({self.button: self.reset, self.keep: self.keep_row, self.save: self.save_rows, self.rescale: self.fit_colors, self.curve.best: self.go_to_best,
+                   self.before: lambda: self.step(-1), self.after: lambda: self.step(1)}[button])
 
 
 @patch
 def _pictures(self: AblationLab):
     "Make the widgets that show things."
     import ipywidgets as W
-    self.photo, self.image = (W.Image(format="png", layout=W.Layout(width="280px", height="280px")) for _ in range(2))
+    self.photo, self.image = (W.Image(format="png", layout=W.Layout(width="256px", height="256px")) for _ in range(2))
     self.parts = W.Image(format="png", layout=W.Layout(width=f"{186 * len(self.part_limits)}px", height="186px"))
     self.bar, self.table, self.message, self.kept = W.HTML(), W.HTML(), W.HTML(), W.HTML()
     self.code = W.Textarea(rows=3, layout=W.Layout(width="920px"), description="as code")
-    self.cloud = LiveCloud(self.clouds[0], self.result.maps[0], self.limits, 330 if self.photos else 470)
+    self.cloud = LiveCloud(self.clouds[0], self.result.maps[0], self.limits, 330 if self.photos else 420)
     sample = self.sample                                          # without the lab, which it must not keep alive
     self.strip = ScoreStrip(self.samples, lambda i: setattr(sample, "value", i))
     defined = [name for name, value in self.default.metrics.items() if not np.isnan(value)]
     self.legend = W.HTML()
-    self.curve = SweepCurve(self.detector, self.components, self.evaluator, defined or self.default.metrics)
+    self.curve = SweepCurve(self.detector, self.components, self.evaluator, defined or self.default.metrics, weakly(self._clicked))
+    self.curve.best.on_click(weakly(self._pressed))
     self.image.add_class("mmad-map")
     self.table.add_class("mmad-metrics")
 
 # %% ../../nbs/lab/02_ablation.ipynb #46513f0b
 @patch
 def _arrange(self: AblationLab):
-    "Put all widgets into `self.box`."
+    "Put all widgets into `self.box`: sliders and numbers, picture and curve side by side, the rest in tabs."
     import ipywidgets as W
     idle = {w.name: f" <b>No effect here: there is no {escape(w.needs)}.</b>" * w.idle(self.part_limits) for w in self.detector.weights}
-    meanings = {w.name: W.HTML(escape(w.meaning) + idle[w.name]) for w in self.detector.weights}
-    weights = W.VBox([W.HBox([control, meanings[name]]) for name, control in self.controls.items()])
-    width, height = (360, 340) if self.photos else (920, 480)     # without photos the cloud is the main picture
-    turn = W.Box([self.cloud.plot], layout=W.Layout(width=f"{width}px", height=f"{height}px"))
-    room = W.Layout(width="470px", height=f"{self.strip.figure.layout.height + 10}px")
-    wrap = W.Layout(flex_flow="row wrap")
+    said = {w.name: W.HTML(f"<small>{escape(w.meaning)}{idle[w.name]}</small>", layout=W.Layout(max_width="430px")) for w in self.detector.weights}
+    weights = W.VBox([W.VBox([control, said[name]]) for name, control in self.controls.items()])
+    wrap, titled = W.Layout(flex_flow="row wrap"), lambda title, *parts: W.VBox([W.HTML(f"<b>{title}</b>"), *parts])
+    turn = W.Box([self.cloud.plot], layout=W.Layout(width="520px", height="340px" if self.photos else "430px"))
     for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color"), (self.rate, "rate")): part.add_class(f"mmad-{name}")
-    flag = (W.VBox if self.photos else W.HBox)([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>")])
-    parts = W.HTML("components: " + ", ".join(map(escape, self.part_limits)))
-    maps = [W.VBox([W.HBox([self.photo, self.image]), self.bar, parts, self.parts])] if self.photos else []
-    origin = W.HTML(escape(getattr(self.components, "provenance", "")))
-    self.box = W.VBox([
-        W.HBox([self.sample, self.button, self.keep, self.save], layout=wrap), weights,
-        W.HBox([*maps, W.VBox([self.color, flag, turn, self.legend, *([] if maps else [self.bar])])], layout=wrap),
-        W.HBox([W.VBox([W.Box([self.strip.figure], layout=room), self.curve.box]), self.table], layout=wrap),
-        self.code, self.kept, origin, self.message])
+    flag = W.VBox([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>")])
+    cloud = W.VBox([self.color, W.HBox([turn, W.VBox([flag, self.legend])], layout=wrap), *([] if self.photos else [self.bar])])
+    maps = titled("score of this setting", self.image, self.bar, W.HBox([self.rescale, self.outline]))
+    picture = W.HBox([titled("photo", self.photo), maps], layout=wrap) if self.photos else cloud
+    numbers = W.VBox([W.HBox([self.sample, self.before, self.after]), weights, W.HBox([self.button, self.keep, self.save], layout=wrap), self.table])
+    tabs = {"cloud": cloud} if self.photos else {}
+    tabs |= {"scores": self.strip.chart.box}
+    if self.photos: tabs["components"] = W.VBox([W.HTML(", ".join(map(escape, self.part_limits))), self.parts])
+    tabs |= {"rows": W.VBox([self.kept, W.HTML("<small>'keep as row' puts the present setting here</small>")]), "as code": self.code}
+    more = W.Tab(list(tabs.values()))
+    for n, title in enumerate(tabs): more.set_title(n, title)
+    main = W.HBox([numbers, W.VBox([picture, self.curve.box])], layout=wrap)
+    self.box = W.VBox([main, more, W.HTML(escape(getattr(self.components, "provenance", ""))), self.message])
+    self.box.add_class("mmad-lab")
 
 
 @patch
@@ -528,7 +545,7 @@ def _ipython_display_(self: AblationLab):
 def _follow(self: AblationLab, change):
     "Called by every control."
     if self._held: return
-    actions = {self.sample: self.show_sample, self.color: self.show_cloud, self.rate: self.flag,
+    actions = {self.sample: self.show_sample, self.color: self.show_cloud, self.rate: self.flag, self.outline: self.show_sample,
                self.curve.weight: self.show_curve, self.curve.metric: self.show_curve}
     self._guarded(actions.get(change["owner"], self.move))
 
@@ -549,10 +566,35 @@ def _guarded(self: AblationLab, action):
 def move(self: AblationLab):
     "Fuse with the present weights, and show: the picture first, the metrics, which take longest, last."
     self.result = ablate(self.detector, self.components, self.evaluator, **self.weights)
-    self.limits = score_limits(self.result.maps)
     self.show_map()
     self.show_cloud()
     self.show_numbers()
+
+
+@patch
+def _clicked(self: AblationLab, name: str, value: float):
+    "A place on the curve: move the weight there."
+    self.set(**{name: round(value, 2)})
+
+
+@patch
+def go_to_best(self: AblationLab):
+    "Move the weight of the curve to the place where its metric is highest."
+    self.set(**{self.curve.weight.value: self.curve.peak()})
+
+
+@patch
+def step(self: AblationLab, by: int):
+    "The next sample, or the one before; after the last comes the first."
+    self.sample.value = (self.sample.value + by) % len(self.samples)
+
+
+@patch
+def fit_colors(self: AblationLab):
+    "Take the limits of the colours from the present scores of all samples."
+    self.limits = score_limits(self.result.maps)
+    self.show_map()
+    self.show_cloud()
 
 # %% ../../nbs/lab/02_ablation.ipynb #092f2267
 @patch
@@ -569,7 +611,7 @@ def show_sample(self: AblationLab):
     "Everything that belongs to the chosen sample."
     i = self.sample.value
     if self.photos:
-        photo = marked(self.samples[i].rgb.transpose(1, 2, 0), self.samples[i].mask)
+        photo = marked(self.samples[i].rgb.transpose(1, 2, 0), self.shown_mask)
         self.photo.value = png_bytes((photo * 255).astype(np.uint8))
         self.parts.value = png_bytes(component_strip(self.samples[i], self.parts_of(i), self.part_limits))
     self.show_map()
@@ -582,8 +624,14 @@ def show_map(self: AblationLab):
     "The fused map over the photo in grey."
     if not self.photos: return
     sample, score = self.samples[self.sample.value], self.result.maps[self.sample.value].numpy()
-    self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=sample.mask))
-    self.bar.value = f"<div style='margin-left:284px'>{color_bar(self.limits)}</div>"   # under the map
+    self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=self.shown_mask))
+    self.bar.value = color_bar(self.limits, width=256) + constant_text(score)
+
+
+@patch(as_prop=True)
+def shown_mask(self: AblationLab):
+    "The mask whose outline is drawn: none if the outline is switched off."
+    return self.samples[self.sample.value].mask if self.outline.value else None
 
 
 @patch
@@ -597,7 +645,7 @@ def show_cloud(self: AblationLab):
     elif not self.photos and color in self.part_limits:
         score, limits, color = np.asarray(self.parts_of(i)[color]), self.part_limits[color], "score"
     self.cloud.show(self.clouds[i], score, limits, color, own)
-    if not self.photos: self.bar.value = "" if own is not None or color == "mask" else color_bar(limits)
+    if not self.photos: self.bar.value = "" if own is not None or color == "mask" else color_bar(limits) + constant_text(score)
 
 
 @patch(as_prop=True)
