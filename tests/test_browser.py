@@ -26,8 +26,7 @@ NOTEBOOK = Path(__file__).parents[1] / "nbs/lab/02_ablation.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOISE = ("GPU stall due to ReadPixels",)   # software rendering says so about every WebGL canvas
 HERE = "http://127.0.0.1", "data:", "blob:", "https://colab.research.google.com/assets/colab-badge.svg"   # the badge is answered by the test
-SETTINGS = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-            "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}}   # keep cells in the page that are scrolled away
+SETTINGS = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}   # all else as it comes
 
 
 @contextmanager
@@ -127,6 +126,15 @@ def run_notebook(page, address, token, name, seconds=350):
     return time.time() - start
 
 
+def scroll_to(page, start):
+    "Bring the last cell that begins with this line to the top, and wait until it stands still."
+    page.evaluate("""async start => { const book = jupyterapp.shell.currentWidget.content;
+      const i = book.widgets.findLastIndex(c => c.model.sharedModel.source.split('\\n').some(line => line.startsWith(start)));
+      book.activeCellIndex = i; for (let k = 0; k < 4; k++) { await book.scrollToItem(i, 'start'); await new Promise(done => setTimeout(done, 400)); }
+      book.widgets[i].node.querySelector('.jp-Cell-outputWrapper').scrollIntoView({block: 'start'}); }""", start)
+    page.wait_for_timeout(1000)
+
+
 def picture(locator):
     "A screenshot of one element as an array (H,W,3)."
     return np.asarray(Image.open(io.BytesIO(locator.screenshot(animations="disabled"))).convert("RGB"), dtype=np.int16)
@@ -159,8 +167,8 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
         print(f"\npictures in {tmp_path}; all cells run after {run_notebook(page, address, token, 'lab.ipynb'):.0f} s")
         image, cloud, metrics = page.locator(".mmad-map"), page.locator(".mmad-cloud canvas").first, page.locator(".mmad-metrics")
         handle = page.locator(".mmad-weights .noUi-handle").first
+        scroll_to(page, "display(lab)")
         cloud.wait_for(timeout=60_000)
-        handle.scroll_into_view_if_needed()
         page.wait_for_timeout(1500)   # k3d draws its first frames
         page.screenshot(path=tmp_path / "before.png")
         before, text = (picture(image), picture(cloud)), metrics.inner_text()
@@ -169,7 +177,7 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
         handle.click()
         for _ in range(6):
             already = page.evaluate("() => window.seen.filter(([what]) => what === 'metrics').length")
-            page.keyboard.press("ArrowRight")
+            page.keyboard.press("PageUp")      # five steps
             page.wait_for_function(f"() => window.seen.filter(([what]) => what === 'metrics').length > {already}")
             page.wait_for_timeout(200)
         page.screenshot(path=tmp_path / "moved.png")
@@ -216,6 +224,7 @@ def test_explorer_in_a_browser(needs_chromium, tmp_path):
     with hard_limit(500), jupyterlab(tmp_path) as (address, token), browser_page() as page:
         print(f"\npictures in {tmp_path}; all cells run after {run_notebook(page, address, token, 'explorer.ipynb'):.0f} s")
         left, right = (page.locator(f".mmad-{side}-map") for side in ("left", "right"))
+        scroll_to(page, "display(")
         left.wait_for(timeout=60_000)
         handle = page.locator(".mmad-left-weights .noUi-handle").first
         handle.scroll_into_view_if_needed()
@@ -228,4 +237,46 @@ def test_explorer_in_a_browser(needs_chromium, tmp_path):
         for map_, old in zip((left, right), before):
             wait_for(lambda: changed(old, picture(map_)) > 0.02, 30, lambda: "a map stayed with its sample")
         page.screenshot(path=tmp_path / "explorer.png")
+        assert page.errors == [], "the browser's console shows errors"
+
+
+SLOW = ["""from mmad_nb.detectors import create_detector
+from mmad_nb.lab import AblationLab, Explorer
+from mmad_nb.lab.picking import PointPicker
+from mmad_nb.data import MVTec3D
+from mmad_nb.forge import sample_data
+samples = list(MVTec3D(sample_data(), "gear", "test"))
+samples = [next(s for s in samples if s.anomalous), next(s for s in samples if not s.anomalous)]
+detector = create_detector("memory_bank", device="cpu").fit(samples[1:])
+parts = detector.components(samples)""",
+        "labs = [AblationLab(detector, samples, parts) for _ in range(2)]",
+        "display(*labs)",
+        "explorer = Explorer(detector, (detector, {}), samples, {detector: parts}); display(explorer)",
+        "picker = PointPicker(samples[0], detector.fuse(parts)[0]); display(picker)",
+        "for lab in labs: lab.set(alpha=.9)\nlabs[0].color.value = 'mask'"]
+SHOWN = """() => ({charts: Array.from(document.querySelectorAll('.mmad-chart svg')).filter(s => s.querySelector('text')).length,
+  plots: Array.from(document.querySelectorAll('.js-plotly-plot')).map(p => p.data ? p.data.length : -1),
+  clouds: document.querySelectorAll('canvas').length})"""
+
+
+def test_plots_show_on_a_slow_machine(needs_chromium, tmp_path):
+    "The page gets a fraction of a processor while its widgets are made: nothing may stay empty, and no update may be lost."
+    (tmp_path / "work").mkdir()
+    cells = [{"cell_type": "code", "execution_count": None, "id": f"cell{n}", "metadata": {}, "outputs": [], "source": s} for n, s in enumerate(SLOW)]
+    kernel = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}}
+    (tmp_path / "work/slow.ipynb").write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    with hard_limit(500), jupyterlab(tmp_path) as (address, token), browser_page(4000) as page:
+        page.goto(f"{address}/lab/tree/slow.ipynb?token={token}")
+        page.wait_for_function(f"() => window.jupyterapp && {SESSION}?.connectionStatus === 'connected' && {SESSION}?.status === 'idle'", timeout=60_000)
+        brake = page.context.new_cdp_session(page)
+        brake.send("Emulation.setCPUThrottlingRate", {"rate": 6})
+        page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        wait_for(lambda: (state := page.evaluate(CELLS))["done"] == state["total"] or state["error"], 300)
+        assert page.evaluate(CELLS)["error"] is None
+        page.wait_for_timeout(5000)
+        brake.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+        whole = lambda found: found["charts"] == 4 and found["plots"] and min(found["plots"]) > 0 and found["clouds"] >= 5
+        wait_for(lambda: whole(page.evaluate(SHOWN)), 90, lambda: f"{page.evaluate(SHOWN)}; {page.errors}")
+        page.screenshot(path=tmp_path / "slow.png")
+        print(f"\n{page.evaluate(SHOWN)} in {tmp_path}")
         assert page.errors == [], "the browser's console shows errors"
