@@ -10,7 +10,8 @@ from mmad_nb.core.runtime import DataError
 from mmad_nb.data import prepare
 from mmad_nb.detectors.base import DETECTORS, Components, Detector, Weight, create_detector, list_detectors
 from mmad_nb.experiments import Splits, run_protocol
-from mmad_nb.experiments.gallery import GalleryPanel, gallery, good_scale, numbers_kept, protocols_of, rescaled, seconds_of, those_known
+from mmad_nb.experiments.protocols import spread_of
+from mmad_nb.experiments.gallery import GalleryPanel, alone_markdown, gallery, good_scale, judged_alone, numbers_kept, protocols_of, rescaled, seconds_of, those_known
 from mmad_nb.forge import forge_sample
 from mmad_nb.lab import AblationLab, Explorer
 
@@ -217,3 +218,45 @@ def test_picture_has_a_dot_for_each_seed(found):
     dots = [line for line in axes[1].lines if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [2, 2, 1, 2, 2]
     assert dots[0].get_xdata()[1] == found.studies["unified"]["dark"].spread("aupro@30", seed=1).mean
+
+
+# ---- each component alone -------------------------------------------------------------------------------------------
+
+def test_each_component_alone_is_judged_by_the_exact_rule(found):
+    rows = {row[:4]: row[4] for row in found.alone()}
+    assert [key for key in rows if key[0] == "unified"] == [("unified", "dark", "", "dark"), ("unified", "dark", "", "fused")]
+    assert {key[2] for key in rows if key[0] == "few-shot"} == {"1-shot", "2-shot"}
+    study = found.studies["unified"]["dark"]
+    for n, metric in enumerate(("image_auroc", "pixel_auroc", "aupro@30")):       # by default the power is 1: fused is the component
+        assert rows["unified", "dark", "", "fused"][n] == study.spread(metric)
+        assert rows["unified", "dark", "", "dark"][n].mean == pytest.approx(study.spread(metric).mean, abs=1e-6)
+        assert rows["unified", "dark", "", "dark"][n].count == 2                    # seeds
+        assert rows["few-shot", "dark", "2-shot", "dark"][n].mean == pytest.approx(study_of(found, "2-shot", metric), abs=1e-6)
+
+
+def study_of(found, group, metric): return found.studies["few-shot"]["dark"].spread(metric, group=group).mean
+
+
+def test_a_number_for_a_picture_has_no_places():
+    maps = torch.tensor([.3, .1, .2])[:, None, None].expand(3, 6, 6).clone()
+    masks = np.zeros((3, 6, 6), bool)
+    masks[0, 1:3, 1:3] = True
+    parts = Components({"whole": maps, "map": maps + .01 * torch.rand(3, 6, 6)}, torch.ones(3, 6, 6, dtype=torch.bool))
+    whole = judged_alone(parts, "whole", masks)
+    assert whole[0] == 1 and np.isnan(whole[1:]).all() and not np.isnan(judged_alone(parts, "map", masks)).any()
+    text = alone_markdown([("unified", "dark", "", "whole", [spread_of([v]) for v in whole])])
+    assert "| unified | dark | whole | 1.000 | – | – |" in text
+
+
+def test_a_gallery_from_files_has_no_components(fakes, tmp_path):
+    give = lambda: gallery(DATA, ["dark"], seeds=0, folder=tmp_path, device="cpu")
+    give()
+    again = give()
+    with pytest.raises(DataError, match="measure again"): again.alone()
+
+
+def test_components_come_from_the_cache_that_the_gallery_filled(fakes, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Dark, "components", lambda self, samples, cache=None, before=Dark.components: (seen.append(cache), before(self, samples))[1])
+    gallery(DATA, ["dark"], seeds=0, cache=tmp_path, device="cpu").alone(tmp_path)
+    assert set(map(str, seen)) == {str(tmp_path / "unified/dark")}
