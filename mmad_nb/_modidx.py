@@ -1827,6 +1827,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mmad_nb/lab/ablation.py'),
                                       'mmad_nb.lab.ablation.AblationLab._ipython_display_': ( 'lab/ablation.html#ablationlab._ipython_display_',
                                                                                               'mmad_nb/lab/ablation.py'),
+                                      'mmad_nb.lab.ablation.AblationLab._other': ( 'lab/ablation.html#ablationlab._other',
+                                                                                   'mmad_nb/lab/ablation.py'),
                                       'mmad_nb.lab.ablation.AblationLab._pictures': ( 'lab/ablation.html#ablationlab._pictures',
                                                                                       'mmad_nb/lab/ablation.py'),
                                       'mmad_nb.lab.ablation.AblationLab._pressed': ( 'lab/ablation.html#ablationlab._pressed',

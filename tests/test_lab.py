@@ -504,3 +504,15 @@ def test_a_weight_has_no_dust_behind_the_ninth_digit(cloud_lab, lab):
     for one in (cloud_lab, lab):
         one.set(alpha=0.1 + 0.2)
         assert one.controls["alpha"].value == 0.3
+
+
+def test_report_is_of_other_samples_with_the_present_weights():
+    lab = AblationLab(Fake(), SAMPLES[:4], report=SAMPLES[4:])
+    lab.set(alpha=.2)
+    masks, labels = np.stack([s.mask for s in SAMPLES[4:]]), np.array([s.anomalous for s in SAMPLES[4:]])
+    by_hand = ablate(Fake(), Fake().components(SAMPLES[4:]), Evaluator(masks, labels), alpha=.2, rule="add").metrics
+    np.testing.assert_equal(dict(lab.reported), dict(by_hand))                     # NaN where it is undefined
+    assert "report" in lab.table.value and "others with the same weights" in lab.table.value
+    alone = AblationLab(Fake(), SAMPLES)
+    assert alone.reported is None and "chosen on the samples it is reported on" in alone.table.value
+    with pytest.raises(DataError, match="other samples"): AblationLab(Fake(), SAMPLES[:4], report=SAMPLES[3:])

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, unknown_name, written_beside
 from ..data import Cloud, Sample
-from .figures import (LINES, Chart, Frame, close_with, cloud_plot, cloud_points, dot_svg, draw_cloud, front_view, line_svg, marked,
+from .figures import (DOWN, LINES, THEME, UP, Chart, Frame, close_with, cloud_plot, cloud_points, dot_svg, draw_cloud, front_view, line_svg, marked,
                                  overlay, packed, palette, point_scores, score_limits, show_panel, weakly)
 from ..scoring.evaluator import Evaluator
 from ..scoring.sweep import Sweep, Turns
@@ -72,17 +72,19 @@ def metric_table(
     now,                   # mapping from metric to value
     reference,             # the same with the default weights
     clouds: bool = False,  # whether they are of clouds
+    report=None,           # the same for other samples with the present weights: a column more
 ) -> str:                  # HTML
     "The metrics beside those of the default weights, with the change in colour, sign and arrow."
     style, rows = "padding:2px 12px;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap", []
     for name, value in now.items():
         change = round(value - reference[name], 3) + 0.0                  # + 0.0: no "-0.000"
-        arrow, color = ("▲", LINES[0]) if change > 0 else ("▼", LINES[1]) if change < 0 else ("=", "inherit")
+        arrow, color = ("▲", UP) if change > 0 else ("▼", DOWN) if change < 0 else ("=", "inherit")
         cells = (f"{reference[name]:.3f}", f"{value:.3f}", f"<span style='color:{color}'>{change:+.3f} {arrow}</span>")
         if np.isnan(change): cells = "", "undefined", ""                # such as any AUPRO without a defective pixel
+        if report is not None: cells = *cells, "undefined" if np.isnan(report[name]) else f"{report[name]:.3f}"
         head = f"<th scope='row' style='padding:2px 12px;text-align:left;font-weight:normal'>{metric_label(name, clouds)}</th>"
         rows.append(f"<tr>{head}" + "".join(f"<td style='{style}'>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(f"<th scope='col' style='{style}'>{title}</th>" for title in ("", "default", "now", "change"))
+    head = "".join(f"<th scope='col' style='{style}'>{title}</th>" for title in ("", "default", "now", "change", *["report"] * (report is not None)))
     return f"<table style='min-width:330px'><tr>{head}</tr>{''.join(rows)}</table>"
 
 # %% ../../nbs/lab/02_ablation.ipynb #93f7e789
@@ -431,6 +433,7 @@ class AblationLab:
         detector,  # a fitted detector: `weights`, `components`, `fuse`, `image_scores`
         samples,   # the N samples or clouds to look at, all with a mask or labels
         components=None,  # of these samples, if they are there already; None computes them
+        report=None,      # other samples with masks: the weights are chosen on `samples` and reported on these
     ):
         check_detector("detector", detector)
         self.detector, self.samples, self.rows, self._held = detector, as_list(samples), [], False
@@ -442,6 +445,8 @@ class AblationLab:
         if not isinstance(self.components, Mapping):
             raise DataError("components", f"a {type(self.components).__name__}", "what detector.components(samples) gave",
                             "Leave them out, and they are computed.")
+        self.others = [] if report is None else as_list(report)
+        self.report = self._other() if self.others else None
         self.part_limits = {name: score_limits(self.components[name]) for name in self.components}
         self._controls()
         self.default = self.result = ablate(detector, self.components, self.evaluator, **self.weights)
@@ -459,6 +464,14 @@ class AblationLab:
 def weights(self: AblationLab) -> dict:
     "The value of each weight's control."
     return {name: control.value for name, control in self.controls.items()}
+
+
+@patch
+def _other(self: AblationLab):
+    "Components and evaluator of the samples that are reported on; refuses those that are chosen on as well."
+    samples, both = self.others, {s.id for s in self.others} & {s.id for s in self.samples}
+    if both: raise DataError("report", f"{len(both)} of the samples, {min(both)!r} among them", "other samples", "Leave report out to choose and report on the same ones.")
+    return self.detector.components(samples), Evaluator(masks_of(samples), np.array([s.anomalous for s in samples]))
 
 
 @patch
@@ -532,7 +545,7 @@ def _arrange(self: AblationLab):
     more = W.Tab(list(tabs.values()))
     for n, title in enumerate(tabs): more.set_title(n, title)
     main = W.HBox([numbers, W.VBox([picture, self.curve.box])], layout=wrap)
-    self.box = W.VBox([main, more, W.HTML(escape(getattr(self.components, "provenance", ""))), self.message])
+    self.box = W.VBox([main, more, W.HTML(THEME + escape(getattr(self.components, "provenance", ""))), self.message])
     self.box.add_class("mmad-lab")
 
 
@@ -558,7 +571,7 @@ def _guarded(self: AblationLab, action):
             self.message.value = ""
             action()
     except Exception as error:
-        self.message.value = f"<b style='color:{LINES[1]}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
 
 
@@ -679,7 +692,11 @@ def show_numbers(self: AblationLab):
     "Scores, metrics, and the setting as code."
     self.strip.show(np.asarray(self.result.scores), self.sample.value)
     self.code.value = as_code(self.weights, not self.photos, "components" in signature(self.detector.image_scores).parameters)
-    self.table.value = metric_table(self.result.metrics, self.default.metrics, not self.photos)
+    self.reported = None if self.report is None else ablate(self.detector, *self.report, **self.weights).metrics
+    note = ("a weight chosen by these numbers is chosen on the samples it is reported on; <code>report=</code> takes others" if self.report is None else
+            f"choose by 'now', {len(self.samples)} samples; 'report' is of {len(self.others)} others with the same weights")
+    table = metric_table(self.result.metrics, self.default.metrics, not self.photos, self.reported)
+    self.table.value = f"{table}<small>{note}</small>"
     self.show_curve()
 
 

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core import DataError, png_bytes
 from .ablation import (LiveCloud, as_list, check_detector, check_weights, color_bar, masks_of, metric_label,
                                   wide)
-from .figures import (LINES, close_with, colored, draw_cloud, marked, overlay, score_limits, show_panel,
+from .figures import (DOWN, UP, close_with, colored, draw_cloud, marked, overlay, score_limits, show_panel,
                                  weakly)
 from ..scoring.evaluator import Evaluator
 
@@ -82,7 +82,7 @@ def difference_table(
     name_style, number_style = style.format("left") + ";font-weight:normal", style.format("right")
     for name in left:
         change = round(left[name] - right[name], 3) + 0.0                   # + 0.0: no "-0.000"
-        arrow, color = ("◀", LINES[0]) if change > 0 else ("▶", LINES[1]) if change < 0 else ("=", "inherit")
+        arrow, color = ("◀", UP) if change > 0 else ("▶", DOWN) if change < 0 else ("=", "inherit")
         cells = f"{left[name]:.3f}", f"{right[name]:.3f}", f"<span style='color:{color}'>{change:+.3f} {arrow}</span>"
         if np.isnan(change): cells = "", "undefined", ""       # such as any AUPRO without a defective pixel
         numbers = "".join(f"<td style='{number_style}'>{cell}</td>" for cell in cells)
@@ -292,7 +292,7 @@ def _follow(self: Explorer, change=None):
         self.refresh()
         self.message.value = ""
     except Exception as error:
-        self.message.value = f"<b style='color:{LINES[1]}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
 
 

@@ -19,18 +19,20 @@ from ..core import DataError, png_bytes, unknown_name
 from ..data import Cloud, Sample
 
 # %% auto #0
-__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'CURVES', 'TEXT', 'FAINT', 'TELL', 'WHERE', 'DASHES', 'LEFT', 'SHOWN', 'palette',
-           'colored', 'score_limits', 'outline', 'marked', 'overlay', 'depth_picture', 'normals_picture', 'show_sample',
-           'show_maps', 'show_components', 'point_scores', 'cloud_colors', 'draw_cloud', 'cloud_still', 'packed',
-           'score_map', 'front_view', 'cloud_points', 'cloud_plot', 'show_curves', 'axis_ticks', 'Frame', 'frame_svg',
-           'line_svg', 'band_svg', 'dot_svg', 'Chart', 'curve_plot', 'weakly', 'widgets_in', 'close_with', 'show_panel',
-           'LimitPanel']
+__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'UP', 'DOWN', 'THEME', 'CURVES', 'TEXT', 'FAINT', 'TELL', 'WHERE', 'DASHES', 'LEFT',
+           'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay', 'depth_picture',
+           'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores', 'cloud_colors',
+           'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points', 'cloud_plot',
+           'show_curves', 'axis_ticks', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart', 'curve_plot',
+           'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
 UNSEEN = 0.85        # grey of pixels that have no value: not measured, or no score
 # Okabe and Ito: told apart by everyone
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+UP, DOWN = "var(--mmad-up, #0072b2)", "var(--mmad-down, #a84300)"   # words: readable on white, and by THEME on black
+THEME = "<style>[data-jp-theme-light='false'] {--mmad-up: #56b4e9; --mmad-down: #f0a060}</style>"
 
 
 @lru_cache
@@ -522,8 +524,9 @@ def curve_plot(
         seen = x <= upto
         if not seen.all() and seen.any(): x, y = np.append(x[seen], upto), np.append(y[seen], np.interp(upto, x, y))   # up to the edge
         lines.append(line_svg(frame, x, y, color, dash))
-        place = f"x='{frame.width - 20}' y='{190 + 16 * (n - len(curves)) + 60}'"
-        words.append(f"<text {place} text-anchor='end' font-size='12' fill='{TEXT}'>{escape(name)} <tspan fill='{color}'>{'●'}</tspan></text>")
+        high = 250 + 16 * (n - len(curves))
+        words.append(f"<text x='{frame.width - 60}' y='{high}' text-anchor='end' font-size='12' fill='{TEXT}'>{escape(name)}</text>"
+                     f"<path d='M{frame.width - 54} {high - 4}h34' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>")
     chart.draw(frame, *lines, *words)
     return chart
 

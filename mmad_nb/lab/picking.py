@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 from ..core import DataError, png_bytes
 from ..data import Cloud, Sample
-from .figures import (DEFECT, LINES, close_with, draw_cloud, front_view, marked, overlay, point_scores,
+from .figures import (DEFECT, DOWN, close_with, draw_cloud, front_view, marked, overlay, point_scores,
                                  score_limits, show_panel, weakly)
 
 # %% auto #0
@@ -175,7 +175,7 @@ def _clicked(self: PointPicker, trace, points, state):
         self.choose(points.point_inds[0])
         self.message.value = ""
     except Exception as error:
-        self.message.value = f"<b style='color:{LINES[1]}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
 
 
