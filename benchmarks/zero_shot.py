@@ -281,9 +281,12 @@ def sets(options) -> None:
                 detector, found = create_detector(name, device="cpu", **own_options, **chance), {}
                 if kind != "mutual": detector.fit(known, cache=cache)
                 for some in pile:
+                    parts = None if kind == "mutual" else detector.components(some, cache=cache)
                     for size in sizes:
-                        if kind == "mutual": detector = create_detector(name, device="cpu").fit(some[:size], cache=cache)
-                        found.setdefault(size, []).append(judged(detector, some[:size], detector.components(some[:size], cache=cache)))
+                        if kind == "mutual":
+                            detector = create_detector(name, device="cpu").fit(some[:size], cache=cache)
+                            parts = detector.components(some[:size], cache=cache)
+                        found.setdefault(size, []).append(judged(detector, some[:size], parts[:size]))
                 for size, values in found.items(): rows.setdefault((size, kind), []).append(np.mean(values, 0))
             print(f"  ({kind} is measured)", file=sys.stderr, flush=True)
         for (size, kind), values in sorted(rows.items(), key=lambda row: row[0][0]): print(f"| {size} | {kind} | {cells(values)} |", flush=True)
