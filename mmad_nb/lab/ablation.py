@@ -534,7 +534,8 @@ def _arrange(self: AblationLab):
     turn = W.Box([self.cloud.plot], layout=W.Layout(width="520px", height="340px" if self.photos else "430px"))
     for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color"), (self.rate, "rate")): part.add_class(f"mmad-{name}")
     flag = W.VBox([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>")])
-    cloud = W.VBox([self.color, W.HBox([turn, W.VBox([flag, self.legend])], layout=wrap), *([] if self.photos else [self.bar])])
+    said_of = W.VBox([flag, self.legend], layout=W.Layout(max_width="520px"))
+    cloud = W.VBox([self.color, W.HBox([turn, said_of], layout=wrap) if self.photos else W.VBox([turn, self.bar, said_of])])
     maps = titled("score of this setting", self.image, self.bar, W.HBox([self.rescale, self.outline]))
     picture = W.HBox([titled("photo", self.photo), maps], layout=wrap) if self.photos else cloud
     numbers = W.VBox([W.HBox([self.sample, self.before, self.after]), weights, W.HBox([self.button, self.keep, self.save], layout=wrap), self.table])
