@@ -110,10 +110,11 @@ def constant_text(
 # %% ../../nbs/lab/02_ablation.ipynb #822fa886
 def axis_range(
     values: np.ndarray,  # (N,)
+    least: float = 1.0,  # room on each side if all values agree
 ) -> tuple:              # (low, high)
     "From the lowest value to the highest with 5 % of room; the room is kept even if all values agree."
     low, high = float(np.min(values)), float(np.max(values))
-    room = 0.05 * (high - low) or 1.0
+    room = 0.05 * (high - low) or least
     return low - room, high + room
 
 # %% ../../nbs/lab/02_ablation.ipynb #8c2e3f9f
@@ -414,7 +415,7 @@ def draw(self: SweepCurve, now=False):
         if state == self.drawn: return
         self.line, weight = (self.sweep.values, self.sweep.curve(self.metric.value)), self.numeric[self.weight.value]
         heights = [y for y in (*self.line[1], self.here[1]) if np.isfinite(y)]          # what is not known yet is NaN
-        frame = Frame((weight.low, weight.high), axis_range(np.array(heights or [0., 1.])), self.weight.label,
+        frame = Frame((weight.low, weight.high), axis_range(np.array(heights or [0., 1.]), .05), self.weight.label,
                       metric_label(self.metric.value, self.evaluator.sizes is not None))
         self.chart.draw(frame, line_svg(frame, *self.line, LINES[0]), dot_svg(frame, *self.here, LINES[1], diamond=True, label=f"{self.here[1]:.3f}"))
         self.drawn = state
@@ -528,7 +529,7 @@ def _arrange(self: AblationLab):
     "Put all widgets into `self.box`: sliders and numbers, picture and curve side by side, the rest in tabs."
     import ipywidgets as W
     idle = {w.name: f" <b>No effect here: there is no {escape(w.needs)}.</b>" * w.idle(self.part_limits) for w in self.detector.weights}
-    said = {w.name: W.HTML(f"<small>{escape(w.meaning)}{idle[w.name]}</small>", layout=W.Layout(max_width="430px")) for w in self.detector.weights}
+    said = {w.name: W.HTML(f"<div style='max-width:430px;line-height:1.4'><small>{escape(w.meaning)}{idle[w.name]}</small></div>") for w in self.detector.weights}
     weights = W.VBox([W.VBox([control, said[name]]) for name, control in self.controls.items()])
     wrap, titled = W.Layout(flex_flow="row wrap"), lambda title, *parts: W.VBox([W.HTML(f"<b>{title}</b>"), *parts])
     turn = W.Box([self.cloud.plot], layout=W.Layout(width="520px", height="340px" if self.photos else "430px"))
@@ -697,7 +698,7 @@ def show_numbers(self: AblationLab):
     note = ("a weight chosen by these numbers is chosen on the samples it is reported on; <code>report=</code> takes others" if self.report is None else
             f"choose by 'now', {len(self.samples)} samples; 'report' is of {len(self.others)} others with the same weights")
     table = metric_table(self.result.metrics, self.default.metrics, not self.photos, self.reported)
-    self.table.value = f"{table}<small>{note}</small>"
+    self.table.value = f"{table}<div style='max-width:430px;line-height:1.4'><small>{note}</small></div>"
     self.show_curve()
 
 
