@@ -431,6 +431,7 @@ def frame_svg(frame: Frame) -> str:
     return "".join(parts)
 
 # %% ../../nbs/lab/01_figures.ipynb #e1a00002
+# find the hidden field beside this picture, write what was clicked into it, and say so as a keyboard would; {{ }} are braces for `format`
 TELL = ("const f=this.closest('.mmad-chart').querySelector('.mmad-clicked input');f.value={what}+' '+Date.now();"
         "for(const e of ['input','change'])f.dispatchEvent(new Event(e,{{bubbles:true}}));")
 WHERE = "(event.clientX-this.getBoundingClientRect().left)/this.getBoundingClientRect().width"   # from 0 at the left edge to 1 at the right one
@@ -524,7 +525,7 @@ def curve_plot(
         seen = x <= upto
         if not seen.all() and seen.any(): x, y = np.append(x[seen], upto), np.append(y[seen], np.interp(upto, x, y))   # up to the edge
         lines.append(line_svg(frame, x, y, color, dash))
-        high = 250 + 16 * (n - len(curves))
+        high = 250 + 16 * (n - len(curves))                              # names in the lower right corner, 16 pixels apart
         words.append(f"<text x='{frame.width - 60}' y='{high}' text-anchor='end' font-size='12' fill='{TEXT}'>{escape(name)}</text>"
                      f"<path d='M{frame.width - 54} {high - 4}h34' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>")
     chart.draw(frame, *lines, *words)
