@@ -232,7 +232,7 @@ def test_a_click_on_a_dot_chooses_the_sample(lab):
 
 
 def test_a_click_on_the_curve_moves_the_weight(lab):
-    lab.curve.chart.field.value = "0.31 1"
+    lab.curve.chart.field.value = "0.31456 1"
     assert lab.controls["alpha"].value == .31
     lab.curve.sweep.result(60)
     lab.set(alpha=.5)
