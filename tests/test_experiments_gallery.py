@@ -260,3 +260,12 @@ def test_components_come_from_the_cache_that_the_gallery_filled(fakes, tmp_path,
     monkeypatch.setattr(Dark, "components", lambda self, samples, cache=None, before=Dark.components: (seen.append(cache), before(self, samples))[1])
     gallery(DATA, ["dark"], seeds=0, cache=tmp_path, device="cpu").alone(tmp_path)
     assert set(map(str, seen)) == {str(tmp_path / "unified/dark")}
+
+
+def test_a_component_is_judged_in_all_categories(fakes):
+    data = Splits(DATA.train, [*of("cup", TEST), *of("jar", ["good", "dent", "good", "stain", "dent"])], "boxes")
+    made = gallery(data, ["dark"], seeds=0, device="cpu")
+    rows = {row[3]: [spread.mean for spread in row[4]] for row in made.alone()}
+    each = [made.studies["unified"]["dark"].spread("pixel_auroc", category=c).mean for c in ("cup", "jar")]
+    assert abs(each[0] - each[1]) > 1e-6                                              # or the test proves nothing
+    assert rows["dark"][1] == pytest.approx(np.mean(each), abs=1e-6)
