@@ -213,6 +213,19 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
         page.wait_for_timeout(700)
         page.screenshot(path=tmp_path / "turned.png")
         assert changed(after[1], picture(cloud)) > 0.02, "the cloud did not turn"
+        plane = page.locator(".mmad-lab .mmad-chart rect").first            # a click on the curve moves the weight
+        text, box = metrics.inner_text(), plane.bounding_box()
+        page.mouse.click(box["x"] + .25 * box["width"], box["y"] + .5 * box["height"])
+        value = page.locator(".mmad-weights .widget-readout").first
+        wait_for(lambda: value.inner_text() == "0.25", 20, lambda: f"the weight is {value.inner_text()}")
+        wait_for(lambda: metrics.inner_text() != text, 20, lambda: "the metrics stayed as they were")
+        page.locator(".mmad-lab .lm-TabBar-tab", has_text="scores").click()
+        dots, menu = page.locator(".mmad-lab .mmad-chart g[role=button]"), page.locator(".mmad-lab select").first
+        dots.first.locator("path, circle").click()                           # and one on a dot chooses its sample
+        wait_for(lambda: menu.input_value() in dots.last.get_attribute("aria-label"), 20, lambda: f"{menu.input_value()} is chosen")
+        dots.first.focus(); chosen = dots.first.get_attribute("aria-label")
+        page.keyboard.press("Enter")
+        wait_for(lambda: dots.last.get_attribute("aria-label") == chosen, 20, lambda: "the Enter key chose nothing")
         assert page.errors == [], "the browser's console shows errors"
         assert page.outside == [], "something was asked of the network"
 

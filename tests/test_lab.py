@@ -241,6 +241,14 @@ def test_a_click_on_the_curve_moves_the_weight(lab):
     assert lab.controls["alpha"].value == pytest.approx(lab.curve.line[0][int(values.argmax())]) and lab.curve.here[1] == values.max()
 
 
+def test_no_best_is_invented_while_nothing_is_known(lab):
+    before = lab.weights
+    lab.curve.line = lab.curve.line[0], [float("nan")] * 101
+    with pytest.raises(DataError, match="no position of the curve is known"): lab.go_to_best()
+    lab.curve.best.click()                                       # a button says it in the panel
+    assert lab.weights == before and "no position of the curve" in lab.message.value
+
+
 def test_colours_keep_their_limits_until_they_are_rescaled(lab):
     limits, bar = lab.limits, lab.bar.value
     lab.set(rule="max", alpha=.9)

@@ -63,8 +63,6 @@ def test_the_chosen_dot_lies_on_top_and_rows_are_kinds():
         labels = re.findall(r"<title>(\d):", strip.chart.html.value)
         assert len(labels) == 3 and labels[-1] == str(chosen)
     assert strip.rows == ("good", "crack", "dent") and strip.chart.frame.rows == strip.rows
-    strip.show(np.array([.3, .1, .2]), 0, line=.25)
-    assert strip.chart.html.value.count("stroke-dasharray='6 4'") == 1
 
 
 def test_curves_up_to_a_limit_reach_the_edge():

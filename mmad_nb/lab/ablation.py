@@ -141,7 +141,6 @@ class ScoreStrip:
     def show(self,
         scores: np.ndarray,       # (N,) image scores
         chosen: int,              # the dot to mark
-        line: float | None = None,  # a threshold to draw
     ):
         "Draw all dots at their scores."
         self.scores, self.chosen = scores, chosen
@@ -149,8 +148,7 @@ class ScoreStrip:
         order = sorted(range(len(scores)), key=lambda i: i == chosen)                # the chosen one lies on top
         dots = [dot_svg(frame, float(scores[i]), self.rank[i], LINES[self.rows[self.rank[i]] != "good"], self.rows[self.rank[i]] != "good",
                         f"{self.names[i]}, score {scores[i]:.3g}", i, i == chosen) for i in order]
-        mark = [] if line is None else [line_svg(frame, (line, line), frame.y_range, LINES[2], "6 4")]
-        self.chart.draw(frame, *mark, *dots)
+        self.chart.draw(frame, *dots)
 
 # %% ../../nbs/lab/02_ablation.ipynb #5e7be871
 class LiveCloud:
@@ -424,6 +422,8 @@ def draw(self: SweepCurve, now=False):
 @patch
 def peak(self: SweepCurve) -> float:  # the position; the first of several
     "Where the metric is highest, of what is known."
+    if not np.isfinite(self.line[1]).any():
+        raise DataError("go to best", "no position of the curve is known", "some", "Wait until the curve is drawn, or choose a metric that is defined.")
     values = np.where(np.isfinite(self.line[1]), self.line[1], -np.inf)
     return float(self.line[0][int(np.argmax(values))])
 

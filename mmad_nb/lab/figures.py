@@ -492,7 +492,7 @@ class Chart:
             f"<rect x='{frame.left}' y='10' width='{frame.width - frame.left - 15}' height='{frame.height - 50}' fill='transparent' "
             f'style="cursor:crosshair" onclick="{TELL.format(what=WHERE)}"/>')
         self.html.value = (f"<svg role='group' aria-label='{escape(self.alt, True)}' width='{frame.width}' height='{frame.height}' font-family='sans-serif'>"
-                           + frame_svg(frame) + plane + "".join(parts) + "</svg>")
+                           + frame_svg(frame) + "".join(parts) + plane + "</svg>")       # on top: a click on the line counts, too
 
     def _told(self, change):
         "The page wrote into the field."
