@@ -221,11 +221,17 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
         wait_for(lambda: metrics.inner_text() != text, 20, lambda: "the metrics stayed as they were")
         page.locator(".mmad-lab .lm-TabBar-tab", has_text="scores").click()
         dots, menu = page.locator(".mmad-lab .mmad-chart g[role=button]"), page.locator(".mmad-lab select").first
-        dots.first.locator("path, circle").click()                           # and one on a dot chooses its sample
-        wait_for(lambda: menu.input_value() in dots.last.get_attribute("aria-label"), 20, lambda: f"{menu.input_value()} is chosen")
+        other = dots.first.get_attribute("aria-label")                       # and one on a dot chooses its sample
+        dots.first.locator("path, circle").click()
+        wait_for(lambda: dots.last.get_attribute("aria-label") == other, 20, lambda: f"{dots.last.get_attribute('aria-label')} is chosen, not {other}")
+        assert menu.locator("option:checked").inner_text().replace("\xa0", " ") in other
         dots.first.focus(); chosen = dots.first.get_attribute("aria-label")
+        assert chosen != other
         page.keyboard.press("Enter")
         wait_for(lambda: dots.last.get_attribute("aria-label") == chosen, 20, lambda: "the Enter key chose nothing")
+        holds = "() => document.activeElement.getAttribute('aria-label')"    # the picture was drawn anew, and the keyboard is still in it
+        where = "() => document.activeElement.outerHTML.slice(0, 200)"
+        wait_for(lambda: page.evaluate(holds) == chosen, 20, lambda: f"the keyboard is at {page.evaluate(where)}")
         assert page.errors == [], "the browser's console shows errors"
         assert page.outside == [], "something was asked of the network"
 

@@ -19,12 +19,12 @@ from ..core import DataError, png_bytes, unknown_name
 from ..data import Cloud, Sample
 
 # %% auto #0
-__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'UP', 'DOWN', 'THEME', 'CURVES', 'TEXT', 'FAINT', 'TELL', 'WHERE', 'DASHES', 'LEFT',
-           'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay', 'depth_picture',
-           'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores', 'cloud_colors',
-           'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points', 'cloud_plot',
-           'show_curves', 'axis_ticks', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart', 'curve_plot',
-           'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
+__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'UP', 'DOWN', 'THEME', 'CURVES', 'TEXT', 'FAINT', 'TELL', 'AGAIN', 'NOTHING', 'WHERE',
+           'DASHES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay',
+           'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
+           'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
+           'cloud_plot', 'show_curves', 'axis_ticks', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart',
+           'curve_plot', 'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
@@ -434,6 +434,10 @@ def frame_svg(frame: Frame) -> str:
 # find the hidden field beside this picture, write what was clicked into it, and say so as a keyboard would; {{ }} are braces for `format`
 TELL = ("const f=this.closest('.mmad-chart').querySelector('.mmad-clicked input');f.value={what}+' '+Date.now();"
         "for(const e of ['input','change'])f.dispatchEvent(new Event(e,{{bubbles:true}}));")
+# what had the keyboard before the picture was drawn again gets it back, unless it went elsewhere in between
+AGAIN = ("const c=this.closest('.mmad-chart');if(c.dataset.held&&(document.activeElement===document.body||document.activeElement.matches('.jp-Notebook,.jp-Cell')))"
+         "[...c.querySelectorAll('[data-number]')].find(g=>g.dataset.number===c.dataset.held)?.focus({preventScroll:true});")
+NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="      # one pixel that cannot be seen; its arrival calls AGAIN
 WHERE = "(event.clientX-this.getBoundingClientRect().left)/this.getBoundingClientRect().width"   # from 0 at the left edge to 1 at the right one
 
 
@@ -464,6 +468,7 @@ def dot_svg(
     if not (np.isfinite(x) and np.isfinite(y)): return ""
     tell = TELL.format(what=number)
     act = "" if number is None else (f"role='button' tabindex='0' aria-label='{escape(label, True)}' aria-pressed='{str(thick).lower()}' style='cursor:pointer' "
+                                     f'data-number="{number}" onfocus="this.closest(\'.mmad-chart\').dataset.held={number}" '
                                      f'onclick="{tell}" onkeydown="if(event.key===\'Enter\'){{{tell}}}"')
     shape = (f"<path d='M{frame.x(x):.1f} {frame.y(y) - 7:.1f}l7 7l-7 7l-7 -7Z'" if diamond else f"<circle cx='{frame.x(x):.1f}' cy='{frame.y(y):.1f}' r='5.5'")
     edge = f"stroke='{TEXT}' stroke-width='{3 if thick else .5}'"
@@ -492,7 +497,8 @@ class Chart:
             f"<rect x='{frame.left}' y='10' width='{frame.width - frame.left - 15}' height='{frame.height - 50}' fill='transparent' "
             f'style="cursor:crosshair" onclick="{TELL.format(what=WHERE)}"/>')
         self.html.value = (f"<svg role='group' aria-label='{escape(self.alt, True)}' width='{frame.width}' height='{frame.height}' font-family='sans-serif'>"
-                           + frame_svg(frame) + "".join(parts) + plane + "</svg>")       # on top: a click on the line counts, too
+                           + frame_svg(frame) + "".join(parts) + plane + "</svg>"        # on top: a click on the line counts, too
+                           + (f'<img src="{NOTHING}" alt="" onload="{AGAIN}" style="position:absolute">' if self.chosen else ""))
 
     def _told(self, change):
         "The page wrote into the field."
