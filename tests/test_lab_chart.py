@@ -9,7 +9,8 @@ from lab_samples import make_sample
 
 from mmad_nb.core import DataError, widgets
 from mmad_nb.lab.ablation import ScoreStrip
-from mmad_nb.lab.figures import Chart, Frame, axis_ticks, band_svg, curve_plot, dot_svg, frame_svg, line_svg
+from mmad_nb.core.charts import Chart, Frame, axis_ticks, band_svg, dot_svg, frame_svg, line_svg
+from mmad_nb.lab.figures import curve_plot
 
 FRAME = Frame((2, 6), (-1, 1), "weight <α>", "metric", width=475, height=250, left=60)   # 400 x 200 pixels of plane
 

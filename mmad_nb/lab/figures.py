@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from itertools import cycle
@@ -16,23 +15,19 @@ from itertools import cycle
 import numpy as np
 
 from ..core import DataError, png_bytes, unknown_name
+from ..core.charts import (AGAIN, DOWN, FAINT, LINES, TELL, TEXT, THEME, UP, WHERE, Chart, Frame, axis_ticks,
+                                band_svg, dot_svg, frame_svg, line_svg)
 from ..data import Cloud, Sample
 
 # %% auto #0
-__all__ = ['DEFECT', 'UNSEEN', 'LINES', 'UP', 'DOWN', 'THEME', 'CURVES', 'TEXT', 'FAINT', 'TELL', 'AGAIN', 'NOTHING', 'WHERE',
-           'DASHES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked', 'overlay',
-           'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
+__all__ = ['DEFECT', 'UNSEEN', 'CURVES', 'DASHES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked',
+           'overlay', 'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
            'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
-           'cloud_plot', 'show_curves', 'axis_ticks', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart',
-           'curve_plot', 'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
+           'cloud_plot', 'show_curves', 'curve_plot', 'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
 UNSEEN = 0.85        # grey of pixels that have no value: not measured, or no score
-# Okabe and Ito: told apart by everyone
-LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-UP, DOWN = "var(--mmad-up, #0072b2)", "var(--mmad-down, #a84300)"   # words: readable on white, and by THEME on black
-THEME = "<style>[data-jp-theme-light='false'] {--mmad-up: #56b4e9; --mmad-down: #f0a060}</style>"
 
 
 @lru_cache
@@ -383,131 +378,6 @@ def show_curves(
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=CURVES[kind][0], ylabel=CURVES[kind][1])
     ax.legend(fontsize=9)
     return fig
-
-# %% ../../nbs/lab/01_figures.ipynb #855b7ad0
-def axis_ticks(
-    low: float,
-    high: float,     # above `low`
-    count: int = 5,  # at most so many steps
-) -> list:
-    "Round values between two limits: multiples of 1, 2 or 5 times a power of ten."
-    step = 10 ** np.floor(np.log10((high - low) / count))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= count * (1 + 1e-9))
-    return [round(float(n * step), 12) for n in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
-
-
-@dataclass(frozen=True)
-class Frame:
-    "Where values lie in a picture; `rows` names the integers of the y axis."
-    x_range: tuple           # (low, high)
-    y_range: tuple
-    x_title: str = ""
-    y_title: str = ""
-    rows: tuple = ()         # names of y = 0, 1, 2, ... in place of numbers
-    width: int = 460         # pixels
-    height: int = 230
-    left: int = 60           # room for the words beside the y axis
-
-    def x(self, value): return self.left + (value - self.x_range[0]) / (self.x_range[1] - self.x_range[0]) * (self.width - self.left - 15)
-    def y(self, value): return self.height - 40 - (value - self.y_range[0]) / (self.y_range[1] - self.y_range[0]) * (self.height - 50)
-
-
-TEXT, FAINT = "var(--jp-ui-font-color1, #222)", "var(--jp-border-color1, #bbb)"   # of JupyterLab's theme; elsewhere dark on light
-
-
-def frame_svg(frame: Frame) -> str:
-    "Axes, ticks and titles."
-    word = lambda x, y, text, more="": f"<text x='{x:.1f}' y='{y:.1f}' fill='{TEXT}' font-size='12' {more}>{escape(text)}</text>"
-    bottom, top, right = frame.height - 40, 10, frame.width - 15
-    parts = [f"<path d='M{frame.left} {top}V{bottom}H{right}' fill='none' stroke='{TEXT}'/>"]
-    for value in axis_ticks(*frame.x_range):
-        parts += [f"<path d='M{frame.x(value):.1f} {bottom}v4' stroke='{TEXT}'/>", word(frame.x(value), bottom + 16, f"{value:g}", "text-anchor='middle'")]
-    for value, name in enumerate(frame.rows) if frame.rows else ((v, f"{v:g}") for v in axis_ticks(*frame.y_range)):
-        parts += [f"<path d='M{frame.left} {frame.y(value):.1f}H{right}' stroke='{FAINT}' stroke-width='.5'/>",
-                  word(frame.left - 6, frame.y(value) + 4, name, "text-anchor='end'")]
-    parts.append(word((frame.left + right) / 2, frame.height - 6, frame.x_title, "text-anchor='middle'"))
-    middle = (top + bottom) / 2
-    parts.append(word(14, middle, frame.y_title, f"text-anchor='middle' transform='rotate(-90 14 {middle:.0f})'"))
-    return "".join(parts)
-
-# %% ../../nbs/lab/01_figures.ipynb #e1a00002
-# find the hidden field beside this picture, write what was clicked into it, and say so as a keyboard would; {{ }} are braces for `format`
-TELL = ("const f=this.closest('.mmad-chart').querySelector('.mmad-clicked input');f.value={what}+' '+Date.now();"
-        "for(const e of ['input','change'])f.dispatchEvent(new Event(e,{{bubbles:true}}));")
-# what had the keyboard before the picture was drawn again gets it back, unless it went elsewhere in between
-AGAIN = ("const c=this.closest('.mmad-chart');if(c.dataset.held&&(document.activeElement===document.body||document.activeElement.matches('.jp-Notebook,.jp-Cell')))"
-         "[...c.querySelectorAll('[data-number]')].find(g=>g.dataset.number===c.dataset.held)?.focus({preventScroll:true});")
-NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="      # one pixel that cannot be seen; its arrival calls AGAIN
-WHERE = "(event.clientX-this.getBoundingClientRect().left)/this.getBoundingClientRect().width"   # from 0 at the left edge to 1 at the right one
-
-
-def line_svg(frame: Frame, x, y, color: str, dash: str = "") -> str:
-    "A line through the values that are known; NaN is left out."
-    points = [f"{frame.x(a):.1f} {frame.y(b):.1f}" for a, b in zip(x, y) if np.isfinite(b)]
-    return f"<path d='M{'L'.join(points)}' fill='none' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>" if points else ""
-
-
-def band_svg(frame: Frame, x, low, high, color: str) -> str:
-    "The room between two lines."
-    known = [(a, b, c) for a, b, c in zip(x, low, high) if np.isfinite(b) and np.isfinite(c)]
-    edge = [f"{frame.x(a):.1f} {frame.y(b):.1f}" for a, b, _ in known] + [f"{frame.x(a):.1f} {frame.y(c):.1f}" for a, _, c in known[::-1]]
-    return f"<path d='M{'L'.join(edge)}Z' fill='{color}' fill-opacity='.2'/>" if edge else ""
-
-
-def dot_svg(
-    frame: Frame,
-    x: float,
-    y: float,
-    color: str,
-    diamond: bool = False,
-    label: str = "",             # shown while the mouse rests on it
-    number: int | None = None,   # told to the kernel when it is chosen; None: it cannot be chosen
-    thick: bool = False,         # chosen at present
-) -> str:
-    "A circle or a diamond."
-    if not (np.isfinite(x) and np.isfinite(y)): return ""
-    tell = TELL.format(what=number)
-    act = "" if number is None else (f"role='button' tabindex='0' aria-label='{escape(label, True)}' aria-pressed='{str(thick).lower()}' style='cursor:pointer' "
-                                     f'data-number="{number}" onfocus="this.closest(\'.mmad-chart\').dataset.held={number}" '
-                                     f'onclick="{tell}" onkeydown="if(event.key===\'Enter\'){{{tell}}}"')
-    shape = (f"<path d='M{frame.x(x):.1f} {frame.y(y) - 7:.1f}l7 7l-7 7l-7 -7Z'" if diamond else f"<circle cx='{frame.x(x):.1f}' cy='{frame.y(y):.1f}' r='5.5'")
-    edge = f"stroke='{TEXT}' stroke-width='{3 if thick else .5}'"
-    return f"<g {act}>{shape} fill='{color}' fill-opacity='.8' {edge}/><title>{escape(label)}</title></g>"
-
-
-class Chart:
-    "An SVG picture in a widget; `chosen` is called with the number of a dot, `pointed` with a place on the x axis."
-    def __init__(self,
-        alt: str,          # what it shows, for those who do not see it
-        chosen=None,       # called with a number
-        pointed=None,      # called with a value of x
-    ):
-        import ipywidgets as W
-        self.alt, self.chosen, self.pointed, self.frame = alt, chosen, pointed, None
-        self.html, self.field = W.HTML(), W.Text(layout=W.Layout(display="none"))
-        self.field.add_class("mmad-clicked")
-        self.field.observe(self._told, "value")
-        self.box = W.VBox([self.html, self.field])
-        self.box.add_class("mmad-chart")
-
-    def draw(self, frame: Frame, *parts):  # `line_svg`, `dot_svg` and so on, from back to front
-        "Show these parts in this frame."
-        self.frame = frame
-        plane = "" if self.pointed is None else (
-            f"<rect x='{frame.left}' y='10' width='{frame.width - frame.left - 15}' height='{frame.height - 50}' fill='transparent' "
-            f'style="cursor:crosshair" onclick="{TELL.format(what=WHERE)}"/>')
-        self.html.value = (f"<svg role='group' aria-label='{escape(self.alt, True)}' width='{frame.width}' height='{frame.height}' font-family='sans-serif'>"
-                           + frame_svg(frame) + "".join(parts) + plane + "</svg>"        # on top: a click on the line counts, too
-                           + (f'<img src="{NOTHING}" alt="" onload="{AGAIN}" style="position:absolute">' if self.chosen else ""))
-
-    def _told(self, change):
-        "The page wrote into the field."
-        try: value = float(change["new"].split()[0])
-        except (IndexError, ValueError): return                # somebody else wrote
-        if self.pointed is not None and self.frame is not None:
-            low, high = self.frame.x_range
-            self.pointed(low + min(max(value, 0), 1) * (high - low))
-        elif self.chosen is not None: self.chosen(int(value))
 
 # %% ../../nbs/lab/01_figures.ipynb #e1a00004
 DASHES = ("", "8 4", "8 3 2 3", "2 3")
