@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core import DataError, png_bytes, unknown_name
 from ..core.charts import (AGAIN, DOWN, FAINT, LINES, TELL, TEXT, THEME, UP, WHERE, Chart, Frame, axis_ticks,
-                                band_svg, dot_svg, frame_svg, line_svg)
+                                 band_svg, dot_svg, frame_svg, line_svg)
 from ..data import Cloud, Sample
 
 # %% auto #0
