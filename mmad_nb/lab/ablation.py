@@ -5,7 +5,6 @@
 # %% ../../nbs/lab/04_ablation.ipynb #b0afacac
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,16 +19,15 @@ from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, unknown_name, written_beside
 from ..data import Cloud, Sample
-from .figures import (DOWN, LINES, THEME, UP, Chart, Frame, close_with, cloud_plot, cloud_points, dot_svg, draw_cloud, front_view, line_svg, marked,
-                                 overlay, packed, palette, point_scores, score_limits, show_panel, weakly)
+from .figures import (DOWN, LINES, THEME, UP, Chart, Frame, axis_range, close_with, cloud_plot, cloud_points, dot_svg, draw_cloud, front_view,
+                                 marked, metric_label, overlay, packed, palette, point_scores, score_limits, show_panel, weakly, wide)
+from .sweeps import SweepCurve
 from ..scoring.evaluator import Evaluator
-from ..scoring.sweep import Sweep, Turns
 
 # %% auto #0
-__all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_label', 'metric_table', 'color_bar', 'constant_text', 'axis_range',
-           'kinds_of', 'ScoreStrip', 'LiveCloud', 'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of',
-           'as_list', 'check_detector', 'check_weights', 'wide', 'component_strip', 'as_code', 'free_name',
-           'write_rows', 'SweepCurve', 'AblationLab']
+__all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_table', 'color_bar', 'constant_text', 'kinds_of', 'ScoreStrip', 'LiveCloud',
+           'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector', 'check_weights',
+           'component_strip', 'as_code', 'free_name', 'write_rows', 'AblationLab']
 
 # %% ../../nbs/lab/04_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -56,16 +54,6 @@ def ablate(
     maps, (scores,) = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
     maps = [values.cpu() for values in maps] if isinstance(maps, list) else maps.cpu()
     return Ablation(weights, maps, scores.float().cpu(), evaluator)
-
-# %% ../../nbs/lab/04_ablation.ipynb #72d0fdc1
-def metric_label(
-    name: str,            # a name of `evaluate`, such as "image_auroc" or "aupro@30"
-    clouds: bool = False, # of clouds: objects instead of images, points instead of pixels
-) -> str:
-    "The name as one says it: image AUROC, AUPRO to 30 %; of clouds object AUROC."
-    if clouds: name = name.replace("image", "object").replace("pixel", "point")
-    if "@" in name: return name.replace("aupro@", "AUPRO to ") + " %"
-    return " ".join(word if word in ("image", "pixel", "object", "point") else word.upper() for word in name.split("_"))
 
 # %% ../../nbs/lab/04_ablation.ipynb #e0b0e02d
 def metric_table(
@@ -106,16 +94,6 @@ def constant_text(
     "A map of one value looks like a mistake: say that it is none."
     low, high = float(np.min(score)), float(np.max(score))
     return f"<b>constant: every place has the score {low:.3g}</b>" if low == high else ""
-
-# %% ../../nbs/lab/04_ablation.ipynb #822fa886
-def axis_range(
-    values: np.ndarray,  # (N,)
-    least: float = 1.0,  # room on each side if all values agree
-) -> tuple:              # (low, high)
-    "From the lowest value to the highest with 5 % of room; the room is kept even if all values agree."
-    low, high = float(np.min(values)), float(np.max(values))
-    room = 0.05 * (high - low) or least
-    return low - room, high + room
 
 # %% ../../nbs/lab/04_ablation.ipynb #8c2e3f9f
 def kinds_of(
@@ -283,14 +261,6 @@ def check_weights(
         if name not in known: raise unknown_name(where, name, known)
         known[name].check(value)
 
-
-def wide(
-    control,  # any ipywidgets control with a description
-):            # the same
-    "Room for a long description, and one width for all controls, so that they stand in line."
-    control.style.description_width, control.layout.width = "90px", "360px"
-    return control
-
 # %% ../../nbs/lab/04_ablation.ipynb #3d292498
 def component_strip(
     sample,              # whose components they are
@@ -341,91 +311,6 @@ def write_rows(
         writer.writeheader()
         for weights, metrics in rows: writer.writerow({**weights, **metrics})
     return path
-
-# %% ../../nbs/lab/04_ablation.ipynb #2de1dfa9
-class SweepCurve:
-    "One metric over one weight, filled in from the background, and the present position on it."
-    def __init__(self,
-        detector,              # its numeric weights can be swept
-        components,            # what `detector.fuse` takes
-        evaluator: Evaluator,
-        names,                 # of the metrics to choose from
-        move=None,             # called with a weight's name and a value that was clicked
-    ):
-        import ipywidgets as W
-        self.detector, self.components, self.evaluator, self.turns, self.known = detector, components, evaluator, Turns(), {}
-        self.numeric = {w.name: w for w in detector.weights if not w.choices and not w.idle(components)}
-        clouds = evaluator.sizes is not None
-        weights = [(w.symbol or w.name, w.name) for w in self.numeric.values()]
-        self.weight = wide(W.Dropdown(options=weights, description="over"))
-        self.metric = wide(W.Dropdown(options=[(metric_label(n, clouds), n) for n in names], description="metric"))
-        self.best = W.Button(description="go to best", tooltip="the weight with the highest value of this metric")
-        weight = self.weight                           # without this object, which the chart must not keep alive
-        self.chart = Chart("the metric over the weight", pointed=move and (lambda x: move(weight.value, x)))
-        self.sweep, self.drawn, self.line, self.here = None, None, ([], []), (float("nan"), float("nan"))
-        self.one_at_a_time = threading.RLock()         # a sweep draws from its own thread, a slider from this one
-        self.box = W.VBox([self.metric, W.HBox([self.weight, self.best]), self.chart.box] if weights else [])
-
-# %% ../../nbs/lab/04_ablation.ipynb #12d45893
-@patch
-def find(self: SweepCurve, weights: dict):
-    "The sweep over the chosen weight, with the others as in `weights`; started if it is not there yet."
-    name = self.weight.value
-    others = {k: v for k, v in weights.items() if k != name}
-    key = name, *others.items()
-    if key in self.known and self.known[key].future.done() and self.known[key].future.exception():
-        self.known.pop(key).future.result()            # raises what the background raised; the next move tries again
-    if key not in self.known:
-        for other, sweep in list(self.known.items()):
-            if not sweep.future.done():
-                sweep.stop()
-                del self.known[other]
-        values = np.linspace(self.numeric[name].low, self.numeric[name].high, 101)
-        self.known[key] = Sweep(self.evaluator, self.components, self.detector.fuse, name, values, self.turns,
-                                self.detector.image_scores, tell=self.draw, **others)
-    return self.known[key]
-
-
-@patch
-def stop(self: SweepCurve):
-    "Give up all that is computed in the background."
-    for sweep in self.known.values(): sweep.stop()
-
-
-@patch
-def show(self: SweepCurve, weights: dict, metrics):
-    "Show the curve for this setting, and where on it we stand."
-    if not self.numeric: return
-    self.sweep = self.find(weights)
-    now = metrics[self.metric.value]
-    with self.one_at_a_time: self.here = weights[self.weight.value], now
-    self.draw(now=True)
-
-
-@patch
-def draw(self: SweepCurve, now=False):
-    "Send the curve to the picture, as far as it is known: every tenth position and the last ones, or at once."
-    if self.sweep is None: return
-    known = sum(m is not None for m in self.sweep.metrics)
-    if not (now or known % 10 == 0 or known == len(self.sweep.values)): return
-    with self.one_at_a_time:
-        state = self.sweep, self.metric.value, known, self.here
-        if state == self.drawn: return
-        self.line, weight = (self.sweep.values, self.sweep.curve(self.metric.value)), self.numeric[self.weight.value]
-        heights = [y for y in (*self.line[1], self.here[1]) if np.isfinite(y)]          # what is not known yet is NaN
-        frame = Frame((weight.low, weight.high), axis_range(np.array(heights or [0., 1.]), .05), self.weight.label,
-                      metric_label(self.metric.value, self.evaluator.sizes is not None))
-        self.chart.draw(frame, line_svg(frame, *self.line, LINES[0]), dot_svg(frame, *self.here, LINES[1], diamond=True, label=f"{self.here[1]:.3f}"))
-        self.drawn = state
-
-
-@patch
-def peak(self: SweepCurve) -> float:  # the position; the first of several
-    "Where the metric is highest, of what is known."
-    if not np.isfinite(self.line[1]).any():
-        raise DataError("go to best", "no position of the curve is known", "some", "Wait until the curve is drawn, or choose a metric that is defined.")
-    values = np.where(np.isfinite(self.line[1]), self.line[1], -np.inf)
-    return float(self.line[0][int(np.argmax(values))])
 
 # %% ../../nbs/lab/04_ablation.ipynb #a8200087
 class AblationLab:
