@@ -23,7 +23,8 @@ from ..data import Cloud, Sample
 __all__ = ['DEFECT', 'UNSEEN', 'CURVES', 'DASHES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked',
            'overlay', 'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
            'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
-           'cloud_plot', 'show_curves', 'curve_plot', 'weakly', 'widgets_in', 'close_with', 'show_panel', 'LimitPanel']
+           'cloud_plot', 'show_curves', 'curve_plot', 'metric_label', 'axis_range', 'wide', 'weakly', 'widgets_in',
+           'close_with', 'show_panel', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
@@ -406,6 +407,34 @@ def curve_plot(
                      f"<path d='M{frame.width - 54} {high - 4}h34' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>")
     chart.draw(frame, *lines, *words)
     return chart
+
+# %% ../../nbs/lab/01_figures.ipynb #5e000002
+def metric_label(
+    name: str,            # a name of `evaluate`, such as "image_auroc" or "aupro@30"
+    clouds: bool = False, # of clouds: objects instead of images, points instead of pixels
+) -> str:
+    "The name as one says it: image AUROC, AUPRO to 30 %; of clouds object AUROC."
+    if clouds: name = name.replace("image", "object").replace("pixel", "point")
+    if "@" in name: return name.replace("aupro@", "AUPRO to ") + " %"
+    return " ".join(word if word in ("image", "pixel", "object", "point") else word.upper() for word in name.split("_"))
+
+
+def axis_range(
+    values: np.ndarray,  # (N,)
+    least: float = 1.0,  # room on each side if all values agree
+) -> tuple:              # (low, high)
+    "From the lowest value to the highest with 5 % of room; the room is kept even if all values agree."
+    low, high = float(np.min(values)), float(np.max(values))
+    room = 0.05 * (high - low) or least
+    return low - room, high + room
+
+
+def wide(
+    control,  # any ipywidgets control with a description
+):            # the same
+    "Room for a long description, and one width for all controls, so that they stand in line."
+    control.style.description_width, control.layout.width = "90px", "360px"
+    return control
 
 # %% ../../nbs/lab/01_figures.ipynb #1a5544ad
 def weakly(
