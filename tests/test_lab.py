@@ -524,3 +524,46 @@ def test_report_is_of_other_samples_with_the_present_weights():
     alone = AblationLab(Fake(), SAMPLES)
     assert alone.reported is None and "chosen on the samples it is reported on" in alone.table.value
     with pytest.raises(DataError, match="other samples"): AblationLab(Fake(), SAMPLES[:4], report=SAMPLES[3:])
+
+
+def test_a_page_gets_the_picture_first_and_the_newest_numbers(lab, monkeypatch):
+    "What the page asks for is computed behind its back; of several moves only the last one's numbers count."
+    monkeypatch.setattr("mmad_nb.lab.ablation.asked_by_page", lambda: True)
+    fused, gate, evaluate = [], threading.Event(), lab.evaluator.evaluate
+    fuse = lab.detector.fuse
+
+    def slow(components, **weights):
+        fused.append((len(next(iter(components.values()))), weights["alpha"]))
+        if len(fused) > 1 and threading.current_thread() is not threading.main_thread(): gate.wait(5)
+        return fuse(components, **weights)
+    lab.detector.fuse = slow
+    image, dots = lab.image.value, lab.strip.chart.html.value
+    for alpha in (.6, .7, .8): lab.controls["alpha"].value = alpha
+    assert lab.image.value != image and lab.strip.chart.html.value == dots             # painted at once, numbers still to come
+    assert [alpha for count, alpha in fused if count == 1][-1] == .8
+    gate.set()
+    lab.newest.wait()
+    assert lab.result.weights["alpha"] == .8 and lab.strip.chart.html.value != dots
+    assert torch.equal(lab.result.maps[lab.sample.value], lab.score)
+    shown = lab.strip.chart.html.value
+    monkeypatch.setattr("mmad_nb.lab.ablation.asked_by_page", lambda: False)
+    lab.set(alpha=.2); lab.set(alpha=.8)                                     # a cell has its numbers when the line is done
+    assert lab.strip.chart.html.value == shown
+
+
+def test_an_error_behind_the_back_is_shown(lab, monkeypatch):
+    monkeypatch.setattr("mmad_nb.lab.ablation.asked_by_page", lambda: True)
+    monkeypatch.setattr(lab.detector, "image_scores", lambda maps: 1 / 0)
+    lab.controls["alpha"].value = .35
+    with pytest.raises(ZeroDivisionError): lab.newest.wait()
+    assert "division by zero" in lab.message.value
+
+
+def test_a_cell_is_not_the_page(monkeypatch):
+    from types import SimpleNamespace
+    from mmad_nb.lab.ablation import asked_by_page
+    assert not asked_by_page()
+    for kind, page in (("execute_request", False), ("comm_msg", True)):
+        kernel = SimpleNamespace(get_parent=lambda kind=kind: {"header": {"msg_type": kind}})
+        monkeypatch.setattr("IPython.get_ipython", lambda kernel=kernel: SimpleNamespace(kernel=kernel))
+        assert asked_by_page() is page
