@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -23,18 +25,20 @@ from .figures import (DOWN, LINES, THEME, UP, Chart, Frame, axis_range, close_wi
                                  marked, metric_label, overlay, packed, palette, point_scores, score_limits, show_panel, weakly, wide)
 from .sweeps import SweepCurve
 from ..scoring.evaluator import Evaluator
+from ..scoring.sweep import Stopped
 
 # %% auto #0
-__all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_table', 'color_bar', 'constant_text', 'kinds_of', 'ScoreStrip', 'LiveCloud',
-           'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector', 'check_weights',
-           'component_strip', 'as_code', 'free_name', 'write_rows', 'AblationLab']
+__all__ = ['FLAGGED', 'Ablation', 'ablate', 'some_of', 'metric_table', 'color_bar', 'constant_text', 'kinds_of', 'ScoreStrip',
+           'LiveCloud', 'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector',
+           'check_weights', 'component_strip', 'as_code', 'free_name', 'write_rows', 'AblationLab', 'Newest',
+           'asked_by_page']
 
 # %% ../../nbs/lab/04_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
 class Ablation:
     "What a detector says with one setting of its weights."
     weights: dict         # name -> value
-    maps: torch.Tensor    # (N,H,W) float32: fused anomaly maps; of clouds a list of N (n,)
+    maps: torch.Tensor    # (N,H,W) float32: fused anomaly maps, on the components' device; of clouds a list of N (n,)
     scores: torch.Tensor  # (N,) float32: one score a sample
     evaluator: Evaluator  # of the N samples' masks
 
@@ -52,8 +56,17 @@ def ablate(
 ) -> Ablation:
     "Fuse `components` with these `weights`; no network runs."
     maps, (scores,) = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
-    maps = [values.cpu() for values in maps] if isinstance(maps, list) else maps.cpu()
-    return Ablation(weights, maps, scores.float().cpu(), evaluator)
+    return Ablation(weights, maps, scores.float().cpu(), evaluator)                # the maps stay where the components lie, perhaps on a GPU
+
+
+def some_of(
+    components,            # what `detector.components(samples)` gave
+    evaluator: Evaluator,  # of these samples
+    images: slice,         # numbers of samples
+):                         # the components of these
+    "The components of some of the samples, as `fuse` takes them."
+    if not isinstance(components, dict): return components[images]
+    return {name: values[images if isinstance(values, list) else evaluator.span(images)] for name, values in components.items()}
 
 # %% ../../nbs/lab/04_ablation.ipynb #e0b0e02d
 def metric_table(
@@ -322,7 +335,7 @@ class AblationLab:
         report=None,      # other samples with masks: the weights are chosen on `samples` and reported on these
     ):
         check_detector("detector", detector)
-        self.detector, self.samples, self.rows, self._held = detector, as_list(samples), [], False
+        self.detector, self.samples, self.rows, self._held, self.newest = detector, as_list(samples), [], False, Newest()
         self.evaluator = Evaluator(masks_of(self.samples), np.array([s.anomalous for s in self.samples]))
         self.photos = self.evaluator.sizes is None                # or else clouds, which have none
         self.clouds = [s.cloud() for s in self.samples] if self.photos else self.samples
@@ -341,7 +354,7 @@ class AblationLab:
         self._arrange()
         for control in (*self.controls.values(), self.sample, self.color, self.rate, self.outline, self.curve.weight, self.curve.metric):
             control.observe(weakly(self._follow), "value")
-        self.close = close_with(self, self.box, also=[self.curve.stop])      # frees everything at once
+        self.close = close_with(self, self.box, also=[self.curve.stop, self.newest.stop])      # frees everything at once
         self.show_sample()
         self.show_numbers()
 
@@ -398,7 +411,7 @@ def _pictures(self: AblationLab):
     self.parts = W.Image(format="png", layout=W.Layout(width=f"{186 * len(self.part_limits)}px", height="186px"))
     self.bar, self.table, self.message, self.kept = W.HTML(), W.HTML(), W.HTML(), W.HTML()
     self.code = W.Textarea(rows=3, layout=W.Layout(width="920px"), description="as code")
-    self.cloud = LiveCloud(self.clouds[0], self.result.maps[0], self.limits, 330 if self.photos else 420)
+    self.cloud = LiveCloud(self.clouds[0], self.result.maps[0].cpu(), self.limits, 330 if self.photos else 420)
     sample = self.sample                                          # without the lab, which it must not keep alive
     self.strip = ScoreStrip(self.samples, lambda i: setattr(sample, "value", i))
     defined = [name for name, value in self.default.metrics.items() if not np.isnan(value)]
@@ -440,6 +453,46 @@ def _arrange(self: AblationLab):
 def _ipython_display_(self: AblationLab):
     show_panel(self)
 
+# %% ../../nbs/lab/04_ablation.ipynb #5a0e0001
+class Newest:
+    "Work in the background of which only the newest counts: what was asked for before is given up."
+    def __init__(self):
+        self.asked, self.pool, self.future = 0, ThreadPoolExecutor(1), None
+
+    def ask(self,
+        work,   # function of `pause`, which it calls now and then; `pause` raises Stopped when something newer is asked for
+    ):
+        "Do this, and nothing that was asked for before."
+        self.asked += 1
+        mine = self.asked
+
+        def pause():
+            if mine != self.asked: raise Stopped
+
+        def run():
+            try:
+                pause()
+                work(pause)
+            except Stopped: pass
+
+        self.future = self.pool.submit(run)
+
+    def stop(self):
+        "Give up what is under way."
+        self.asked += 1
+
+    def wait(self):
+        "Return when everything is done."
+        if self.future: self.future.result()
+
+
+def asked_by_page() -> bool:
+    "Whether the kernel answers a message of a widget at present, in place of a cell."
+    from IPython import get_ipython
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and (kernel.get_parent() or {}).get("header", {}).get("msg_type") == "comm_msg"
+
+
 # %% ../../nbs/lab/04_ablation.ipynb #a4a1b662
 @patch
 def _follow(self: AblationLab, change):
@@ -458,17 +511,53 @@ def _guarded(self: AblationLab, action):
             self.message.value = ""
             action()
     except Exception as error:
-        self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        self.say(error)
         raise
 
 
 @patch
+def say(self: AblationLab, error):
+    "Show an error in the panel."
+    self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+
+
+@patch
 def move(self: AblationLab):
-    "Fuse with the present weights, and show: the picture first, the metrics, which take longest, last."
-    self.result = ablate(self.detector, self.components, self.evaluator, **self.weights)
+    "Fuse with the present weights, and show: the picture first; the numbers, which take longer, after it."
+    self.score = self.fuse_one()
     self.show_map()
-    self.show_cloud()
-    self.show_numbers()
+    if self.color.value != "flagged": self.show_cloud()         # a threshold needs all samples
+    if asked_by_page(): self.newest.ask(weakly(self.renew))
+    else:
+        self.newest.stop()                                      # whatever the page asked for is out of date
+        self.renew()
+
+
+@patch
+def fuse_one(self: AblationLab):  # (H,W) tensor; of a cloud (n,)
+    "The fused scores of the chosen sample, with the present weights: as they are known, or fused for this sample alone."
+    if self.result.weights == self.weights: return self.result.maps[self.sample.value].cpu()
+    here = slice(self.sample.value, self.sample.value + 1)
+    score = self.evaluator._joined(self.detector.fuse(some_of(self.components, self.evaluator, here), **self.weights), here)
+    return (score[0] if self.photos else score).cpu()
+
+
+@patch
+def renew(self: AblationLab, pause=lambda: None):
+    "Everything that is said of all samples; `pause` raises when it is no longer wanted."
+    try:
+        with self.curve.turns:                                  # the sweeps wait
+            worker = copy(self.evaluator)
+            worker.pause = pause
+            result = ablate(self.detector, self.components, worker, **self.weights)
+            result.metrics
+            pause()
+            self.result = result
+            self.show_numbers()
+    except Stopped: raise
+    except Exception as error:
+        self.say(error)
+        raise
 
 
 @patch
@@ -510,6 +599,7 @@ def parts_of(self: AblationLab,
 def show_sample(self: AblationLab):
     "Everything that belongs to the chosen sample."
     i = self.sample.value
+    self.score = self.fuse_one()
     if self.photos:
         photo = marked(self.samples[i].rgb.transpose(1, 2, 0), self.shown_mask)
         self.photo.value = png_bytes((photo * 255).astype(np.uint8))
@@ -523,7 +613,7 @@ def show_sample(self: AblationLab):
 def show_map(self: AblationLab):
     "The fused map over the photo in grey."
     if not self.photos: return
-    sample, score = self.samples[self.sample.value], self.result.maps[self.sample.value].numpy()
+    sample, score = self.samples[self.sample.value], self.score.numpy()
     self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=self.shown_mask))
     self.bar.value = color_bar(self.limits, width=256) + constant_text(score)
 
@@ -538,7 +628,7 @@ def shown_mask(self: AblationLab):
 def show_cloud(self: AblationLab):
     "The cloud, in the chosen colours: by fused score, by a component, by photo or mask, by what is flagged."
     i, color = self.sample.value, self.color.value
-    score, limits, own, self.legend.value = self.result.maps[i].numpy(), self.limits, None, ""
+    score, limits, own, self.legend.value = self.score.numpy(), self.limits, None, ""
     if color == "flagged":
         own = flagged_colors(point_scores(self.clouds[i], score), self.clouds[i].labels, self.threshold)
         self.legend.value = flagged_text(self.flat, self.truth, self.threshold)
@@ -552,7 +642,7 @@ def show_cloud(self: AblationLab):
 def flat(self: AblationLab) -> np.ndarray:
     "The fused scores of all pixels, or of all points."
     maps = self.result.maps
-    return (torch.cat(maps) if isinstance(maps, list) else maps.flatten()).numpy()
+    return (torch.cat(maps) if isinstance(maps, list) else maps.flatten()).cpu().numpy()
 
 
 @patch(as_prop=True)
@@ -578,6 +668,7 @@ def flag(self: AblationLab):
 def show_numbers(self: AblationLab):
     "Scores, metrics, and the setting as code."
     self.strip.show(np.asarray(self.result.scores), self.sample.value)
+    if self.color.value == "flagged": self.show_cloud()
     self.code.value = as_code(self.weights, not self.photos, "components" in signature(self.detector.image_scores).parameters)
     self.reported = None if self.report is None else ablate(self.detector, *self.report, **self.weights).metrics
     note = ("a weight chosen by these numbers is chosen on the samples it is reported on; <code>report=</code> takes others" if self.report is None else
@@ -639,7 +730,7 @@ def still(self: AblationLab):  # matplotlib Figure
     "The present state for paper: photo, map, cloud and metrics."
     import matplotlib.pyplot as plt
     i = self.sample.value
-    sample, score = self.samples[i], self.result.maps[i].numpy()
+    sample, score = self.samples[i], self.result.maps[i].cpu().numpy()
     fig = plt.figure(figsize=(10 if self.photos else 7.5, 2.6), layout="constrained")
     plt.close(fig)
     kinds = (None, None, "3d", None) if self.photos else ("3d", "3d", None)
