@@ -10,9 +10,11 @@ from html import escape
 
 import numpy as np
 
+from .runtime import DataError
+
 # %% auto #0
-__all__ = ['LINES', 'UP', 'DOWN', 'THEME', 'TEXT', 'FAINT', 'TELL', 'AGAIN', 'NOTHING', 'WHERE', 'axis_ticks', 'Frame',
-           'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart']
+__all__ = ['LINES', 'UP', 'DOWN', 'THEME', 'TEXT', 'FAINT', 'TELL', 'AGAIN', 'NOTHING', 'WHERE', 'HEIGHT', 'axis_ticks',
+           'share_of', 'value_at', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart']
 
 # %% ../../nbs/core/04_charts.ipynb #e4a00007
 # Okabe and Ito: told apart by everyone
@@ -25,11 +27,31 @@ def axis_ticks(
     low: float,
     high: float,     # above `low`
     count: int = 5,  # at most so many steps
+    log: bool = False,  # of a log axis, with `low` above 0
 ) -> list:
-    "Round values between two limits: multiples of 1, 2 or 5 times a power of ten."
+    "Round values between two limits: multiples of 1, 2 or 5 times a power of ten; on a log axis 1, 2 and 5 in each decade, or fewer."
+    if log:
+        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        kinds = [[factor * 10. ** p for p in powers for factor in (1, 2, 5)], *([10. ** p for p in powers if p % n == 0] for n in (1, 2, 4, 8))]
+        for values in kinds:
+            found = [float(f"{v:.6g}") for v in values if low * (1 - 1e-9) <= v <= high * (1 + 1e-9)]
+            if 2 <= len(found) <= count + 2: return found              # else a narrow axis, which has ticks like any other
     step = 10 ** np.floor(np.log10((high - low) / count))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= count * (1 + 1e-9))
     return [round(float(n * step), 12) for n in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
+
+
+def share_of(value, limits: tuple, log: bool = False):
+    "How far `value` is on the way from the lower limit to the upper one, 0 to 1; on a log axis by ratios, and NaN for what it does not have."
+    (low, high), value = limits, np.asarray(value, float)
+    if not log: return (value - low) / (high - low)
+    return np.log(np.where(value > 0, value, np.nan) / low) / np.log(high / low)
+
+
+def value_at(share: float, limits: tuple, log: bool = False) -> float:
+    "The value that lies there: the inverse of `share_of`."
+    low, high = limits
+    return float(low * (high / low) ** share if log else low + share * (high - low))
 
 
 @dataclass(frozen=True)
@@ -43,9 +65,16 @@ class Frame:
     width: int = 460         # pixels
     height: int = 230
     left: int = 60           # room for the words beside the y axis
+    right: int = 15          # room on the other side
+    x_log: bool = False      # equal ratios are equal lengths
+    y_log: bool = False
 
-    def x(self, value): return self.left + (value - self.x_range[0]) / (self.x_range[1] - self.x_range[0]) * (self.width - self.left - 15)
-    def y(self, value): return self.height - 40 - (value - self.y_range[0]) / (self.y_range[1] - self.y_range[0]) * (self.height - 50)
+    def __post_init__(self):
+        for name, limits, log in (("x", self.x_range, self.x_log), ("y", self.y_range, self.y_log)):
+            if log and not limits[0] > 0: raise DataError(f"log axis {name}", f"{limits[0]:g} as its lower end", "a number above 0", "Begin it further up.")
+
+    def x(self, value): return self.left + share_of(value, self.x_range, self.x_log) * (self.width - self.left - self.right)
+    def y(self, value): return self.height - 40 - share_of(value, self.y_range, self.y_log) * (self.height - 50)
 
 
 TEXT, FAINT = "var(--jp-ui-font-color1, #222)", "var(--jp-border-color1, #bbb)"   # of JupyterLab's theme; elsewhere dark on light
@@ -54,11 +83,11 @@ TEXT, FAINT = "var(--jp-ui-font-color1, #222)", "var(--jp-border-color1, #bbb)" 
 def frame_svg(frame: Frame) -> str:
     "Axes, ticks and titles."
     word = lambda x, y, text, more="": f"<text x='{x:.1f}' y='{y:.1f}' fill='{TEXT}' font-size='12' {more}>{escape(text)}</text>"
-    bottom, top, right = frame.height - 40, 10, frame.width - 15
+    bottom, top, right = frame.height - 40, 10, frame.width - frame.right
     parts = [f"<path d='M{frame.left} {top}V{bottom}H{right}' fill='none' stroke='{TEXT}'/>"]
-    for value in axis_ticks(*frame.x_range):
+    for value in axis_ticks(*frame.x_range, log=frame.x_log):
         parts += [f"<path d='M{frame.x(value):.1f} {bottom}v4' stroke='{TEXT}'/>", word(frame.x(value), bottom + 16, f"{value:g}", "text-anchor='middle'")]
-    for value, name in enumerate(frame.rows) if frame.rows else ((v, f"{v:g}") for v in axis_ticks(*frame.y_range)):
+    for value, name in enumerate(frame.rows) if frame.rows else ((v, f"{v:g}") for v in axis_ticks(*frame.y_range, log=frame.y_log)):
         parts += [f"<path d='M{frame.left} {frame.y(value):.1f}H{right}' stroke='{FAINT}' stroke-width='.5'/>",
                   word(frame.left - 6, frame.y(value) + 4, name, "text-anchor='end'")]
     parts.append(word((frame.left + right) / 2, frame.height - 6, frame.x_title, "text-anchor='middle'"))
@@ -75,18 +104,19 @@ AGAIN = ("const c=this.closest('.mmad-chart');if(c.dataset.held&&(document.activ
          "[...c.querySelectorAll('[data-number]')].find(g=>g.dataset.number===c.dataset.held)?.focus({preventScroll:true});")
 NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="      # one pixel that cannot be seen; its arrival calls AGAIN
 WHERE = "(event.clientX-this.getBoundingClientRect().left)/this.getBoundingClientRect().width"   # from 0 at the left edge to 1 at the right one
+HEIGHT = "(this.getBoundingClientRect().bottom-event.clientY)/this.getBoundingClientRect().height"   # from 0 at the lower edge to 1 at the upper one
 
 
 def line_svg(frame: Frame, x, y, color: str, dash: str = "") -> str:
     "A line through the values that are known; NaN is left out."
-    points = [f"{frame.x(a):.1f} {frame.y(b):.1f}" for a, b in zip(x, y) if np.isfinite(b)]
+    points = [f"{a:.1f} {b:.1f}" for a, b in zip(frame.x(x), frame.y(y)) if np.isfinite(a) and np.isfinite(b)]
     return f"<path d='M{'L'.join(points)}' fill='none' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>" if points else ""
 
 
 def band_svg(frame: Frame, x, low, high, color: str) -> str:
     "The room between two lines."
-    known = [(a, b, c) for a, b, c in zip(x, low, high) if np.isfinite(b) and np.isfinite(c)]
-    edge = [f"{frame.x(a):.1f} {frame.y(b):.1f}" for a, b, _ in known] + [f"{frame.x(a):.1f} {frame.y(c):.1f}" for a, _, c in known[::-1]]
+    known = [place for place in zip(frame.x(x), frame.y(low), frame.y(high)) if np.isfinite(place).all()]
+    edge = [f"{a:.1f} {b:.1f}" for a, b, _ in known] + [f"{a:.1f} {c:.1f}" for a, _, c in known[::-1]]
     return f"<path d='M{'L'.join(edge)}Z' fill='{color}' fill-opacity='.2'/>" if edge else ""
 
 
@@ -101,7 +131,7 @@ def dot_svg(
     thick: bool = False,         # chosen at present
 ) -> str:
     "A circle or a diamond."
-    if not (np.isfinite(x) and np.isfinite(y)): return ""
+    if not (np.isfinite(frame.x(x)) and np.isfinite(frame.y(y))): return ""
     tell = TELL.format(what=number)
     act = "" if number is None else (f"role='button' tabindex='0' aria-label='{escape(label, True)}' aria-pressed='{str(thick).lower()}' style='cursor:pointer' "
                                      f'data-number="{number}" onfocus="this.closest(\'.mmad-chart\').dataset.held={number}" '
@@ -112,14 +142,15 @@ def dot_svg(
 
 
 class Chart:
-    "An SVG picture in a widget; `chosen` is called with the number of a dot, `pointed` with a place on the x axis."
+    "An SVG picture in a widget; `chosen` is called with the number of a dot, `pointed` with a place on the x axis, `placed` with one in the plane."
     def __init__(self,
         alt: str,          # what it shows, for those who do not see it
         chosen=None,       # called with a number
         pointed=None,      # called with a value of x
+        placed=None,       # called with a value of x and one of y
     ):
         import ipywidgets as W
-        self.alt, self.chosen, self.pointed, self.frame = alt, chosen, pointed, None
+        self.alt, self.chosen, self.pointed, self.placed, self.frame = alt, chosen, pointed, placed, None
         self.html, self.field = W.HTML(), W.Text(layout=W.Layout(display="none"))
         self.field.add_class("mmad-clicked")
         self.field.observe(self._told, "value")
@@ -129,18 +160,20 @@ class Chart:
     def draw(self, frame: Frame, *parts):  # `line_svg`, `dot_svg` and so on, from back to front
         "Show these parts in this frame."
         self.frame = frame
-        plane = "" if self.pointed is None else (
-            f"<rect x='{frame.left}' y='10' width='{frame.width - frame.left - 15}' height='{frame.height - 50}' fill='transparent' "
-            f'style="cursor:crosshair" onclick="{TELL.format(what=WHERE)}"/>')
+        where = WHERE if self.placed is None else f"{WHERE}+' '+{HEIGHT}"
+        plane = "" if self.pointed is None and self.placed is None else (
+            f"<rect x='{frame.left}' y='10' width='{frame.width - frame.left - frame.right}' height='{frame.height - 50}' fill='transparent' "
+            f'style="cursor:crosshair" onclick="{TELL.format(what=where)}"/>')
         self.html.value = (f"<svg role='group' aria-label='{escape(self.alt, True)}' width='{frame.width}' height='{frame.height}' font-family='sans-serif'>"
                            + frame_svg(frame) + "".join(parts) + plane + "</svg>"        # on top: a click on the line counts, too
                            + (f'<img src="{NOTHING}" alt="" onload="{AGAIN}" style="position:absolute">' if self.chosen else ""))
 
     def _told(self, change):
         "The page wrote into the field."
-        try: value = float(change["new"].split()[0])
-        except (IndexError, ValueError): return                # somebody else wrote
-        if self.pointed is not None and self.frame is not None:
-            low, high = self.frame.x_range
-            self.pointed(low + min(max(value, 0), 1) * (high - low))
-        elif self.chosen is not None: self.chosen(int(value))
+        try: first, second = map(float, change["new"].split()[:2])     # the second is the time, or the height
+        except ValueError: return                              # somebody else wrote
+        if self.frame is not None and (self.pointed is not None or self.placed is not None):
+            x, y = (value_at(min(max(share, 0), 1), limits, log) for share, limits, log in
+                    ((first, self.frame.x_range, self.frame.x_log), (second, self.frame.y_range, self.frame.y_log)))
+            return self.pointed(x) if self.placed is None else self.placed(x, y)
+        if self.chosen is not None: self.chosen(int(first))

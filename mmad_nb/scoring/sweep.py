@@ -69,17 +69,18 @@ class Stopped(Exception):
 
 # %% ../../nbs/scoring/05_sweep.ipynb #b6838ced
 class Sweep:
-    "The metrics at every position of one weight, computed in the background."
+    "The metrics at every position of one weight, or at every place of several, computed in the background."
     def __init__(self,
         evaluator: Evaluator,       # of the test set
         components,                 # what `fuse` takes
         fuse,                       # function of components and weights: maps
-        name: str,                  # the weight that is swept
-        values: Sequence = tuple(np.linspace(0, 1, 101)),   # its positions
+        name,                       # the weight that is swept, or a tuple of several
+        values: Sequence = tuple(np.linspace(0, 1, 101)),   # its positions; of several weights tuples, a value of each
         turns: Turns | None = None, # shared with the slider; None: nobody else
         scores=None,                # function from maps to image scores, as in `Evaluator.evaluate`
         mode: str = "exact",        # how AUPRO is computed, see `aupro`
         tell=lambda: None,          # called after each position, from the background
+        order=coarse_to_fine,       # function of the number of positions: in which order they are computed
         **weights,                  # all other weights
     ):
         self.values, self.metrics, self.turns = np.asarray(values).tolist(), [None] * len(values), turns or Turns()
@@ -87,8 +88,9 @@ class Sweep:
 
         def work():
             "All positions, in an order that shows the whole curve early."
-            for i in coarse_to_fine(len(self.values)):
-                self.metrics[i] = worker.evaluate(components, scores, mode, fuse, **weights, **{name: self.values[i]})
+            for i in order(len(self.values)):
+                here = {name: self.values[i]} if isinstance(name, str) else dict(zip(name, self.values[i]))
+                self.metrics[i] = worker.evaluate(components, scores, mode, fuse, **weights, **here)
                 tell()
 
         self.future = one_core_threads(1).submit(work)
