@@ -151,7 +151,17 @@ def test_everything_agrees_with_the_definition(kind):
             for metrics in every:
                 assert metrics["pixel_auroc"] == pytest.approx(roc_auc_score(truth, flat), abs=1e-12)
                 assert metrics["pixel_ap"] == pytest.approx(average_precision_score(truth, flat), abs=1e-12)
+                assert metrics["pixel_f1"] == pytest.approx(f1_by_thresholds(truth, flat), abs=1e-12)
         for other in every[1:]: same(every[0], other)
+
+
+def f1_by_thresholds(truth, scores):
+    "The definition: 2 TP / (2 TP + FP + FN) at every distinct score, the highest of them."
+    truth, scores = np.asarray(truth, bool), np.asarray(scores, float)
+    order = np.argsort(-scores, kind="stable")
+    hits, passed = np.cumsum(truth[order]), np.arange(1, len(scores) + 1)
+    last = np.append(np.diff(scores[order]) != 0, True)                     # of equal scores all are reported
+    return (2 * hits / (passed + truth.sum()))[last].max()
 
 
 @pytest.mark.parametrize("score, higher, at_least", [(1, 1, 1), (0, 1, (1 << 24) + 5), (2, 0, 1)])
@@ -195,6 +205,18 @@ def test_f1_max_is_the_best_of_all_thresholds():
         bad, good = rng.normal(1, 1, 40).round(decimals), rng.normal(0, 1, 90).round(decimals)
         truth, scores = np.repeat([1, 0], [40, 90]), np.concatenate([bad, good])
         assert f1_max(bad, good) == pytest.approx(max(f1_score(truth, scores >= t) for t in np.unique(scores)))
+        assert f1_max(bad, good) == pytest.approx(f1_by_thresholds(truth, scores))
+
+
+def test_limits_may_be_none_and_the_mode_touches_aupro_alone():
+    components, masks = pair()
+    maps = blend(components)
+    names = ["image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1"]
+    exact, coarse = Evaluator(masks).evaluate(maps), Evaluator(masks).evaluate(maps, mode="legacy-99")
+    assert list(exact) == list(coarse) == [*names, "aupro@30", "aupro@10", "aupro@5", "aupro@1"]
+    assert [exact[n] for n in names] == [coarse[n] for n in names] and exact["aupro@1"] != coarse["aupro@1"]
+    same(coarse, evaluate(maps, masks, mode="legacy-99"))
+    assert list(Evaluator(masks, limits=()).evaluate(maps)) == names == list(evaluate(maps, masks, limits=()))
 
 
 # ---- torch, devices, number types -----------------------------------------------------------------------------------
@@ -284,7 +306,7 @@ def test_labels_given_and_metrics_undefined():
         == pytest.approx(1 - Evaluator(masks).evaluate(maps)["image_auroc"])
     none, everything = Evaluator(masks & False).evaluate(maps), Evaluator(masks | True).evaluate(maps)
     assert all(np.isnan(v) for v in none.values())
-    assert all(np.isnan(v) for name, v in everything.items() if name != "image_ap")
+    assert all(np.isnan(v) for name, v in everything.items() if name not in ("image_ap", "image_f1"))
 
 
 @pytest.mark.parametrize("call, words", [
@@ -363,6 +385,8 @@ def test_clouds_agree_with_the_definition(pays, monkeypatch):
             assert metrics["pixel_ap"] == pytest.approx(average_precision_score(truth, flat), abs=1e-12)
             assert metrics["image_auroc"] == pytest.approx(roc_auc_score(bad, tops), abs=1e-12)
             assert metrics["image_ap"] == pytest.approx(average_precision_score(bad, tops), abs=1e-12)
+            assert metrics["pixel_f1"] == pytest.approx(f1_by_thresholds(truth, flat), abs=1e-12)
+            assert metrics["image_f1"] == pytest.approx(f1_by_thresholds(bad, tops), abs=1e-12)
             assert all(np.isnan(metrics[name]) for name in metrics if name.startswith("aupro"))
         maps, (means,) = judge.fused(WithSlices(both), fuse_to_list, dict(alpha=.3), lambda some: torch.stack([c.mean() for c in some]))
         assert all(torch.equal(a, b) for a, b in zip(maps, clouds)) and len(maps) == len(clouds)

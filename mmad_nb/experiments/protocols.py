@@ -321,7 +321,7 @@ def measure(
     released = evaluate(scale_maps(maps, "mean"), masks, image_score(maps, "release"), labels=labels, mode="legacy-99")
     rooted = evaluate(scale_maps(maps, "sqrt-mean"), masks, scores, limits=(), labels=labels)
     return {"exact": exact, "legacy-99": exact | coarse,
-            "release": dict(released) | {name: rooted[name] for name in ("pixel_auroc", "pixel_ap")},
+            "release": dict(released) | {name: rooted[name] for name in ("pixel_auroc", "pixel_ap", "pixel_f1")},
             "clip-200": plain | {"aupro@30": clip_pro(maps, masks)}}
 
 # %% ../../nbs/experiments/01_protocols.ipynb #0b3657cb

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from ..core.runtime import DataError
 from .aupro import (as_maps_and_masks, as_mask, as_numbers, as_numpy, aupro, check_limits, check_mode,
-                                   count_outranking, is_ragged, region_weights)
+                                   count_outranking, is_ragged, limit_name, region_weights)
 from .evaluate import (LIMITS, Metrics, as_points, image_labels, image_metrics, image_scores,
                                       one_per_image, per_image, pixel_metrics)
 
@@ -412,6 +412,38 @@ def count(self: Evaluator,
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #6138fe13
 @patch
+def fused_and_scored(self: Evaluator,
+    maps,             # as for `evaluate`
+    scores=None,      # as for `evaluate`
+    fuse=None,        # as for `evaluate`
+    **weights,        # for `fuse`
+) -> tuple:           # (N,H,W) tensor, or of clouds a list of N (n,): a copy; (N,) image scores
+    "The maps that are judged, and one checked score for each."
+    if fuse is None:                                                # nothing to fuse
+        maps, fuse = {"maps": list(maps) if is_ragged(maps) else as_float(maps)}, lambda parts: parts["maps"]
+    highest = lambda some: torch.stack([s.amax() for s in some]) if isinstance(some, list) else some.flatten(1).amax(1)
+    # The room of the last call is taken out while it is in use, so that two threads never write into the same one.
+    fused, numbers = self.fused(maps, fuse, weights, highest, *[scores] * callable(scores),
+                                room=self.spare.pop("room", None))
+    if numbers[0].isnan().any():
+        raise DataError("maps", f"NaN in {int(numbers[0].isnan().sum())} of them", "numbers", "Find out where they arise.")
+    return fused, one_per_image("scores", numbers[-1] if scores is None or callable(scores) else scores, len(fused))
+
+
+@patch
+def metrics_of(self: Evaluator,
+    fused,               # (N,H,W) tensor, or of clouds a list of N (n,); images may come back in another order
+    scores: np.ndarray,  # (N,) image scores
+    mode: str = "exact", # how AUPRO is computed, see `aupro`
+) -> Metrics:            # as `evaluate`
+    "All metrics of maps that nobody needs afterwards."
+    other = [] if mode == "exact" or self.sizes else aupro(fused, self.masks, self.limits, mode)
+    counts = self.count(torch.cat(fused) if self.sizes else fused.flatten())
+    metrics = Metrics(**image_metrics(scores, self.labels), **pixel_metrics(*counts, self.normals, self.limits))
+    return Metrics(metrics, **dict(zip(map(limit_name, self.limits), other)))
+
+
+@patch
 def evaluate(self: Evaluator,
     maps,             # (N,H,W) scores, numpy or torch; of clouds a list of N (n,); or, with `fuse`, components
     scores=None,      # (N,) image scores, or a function of maps that gives them; None takes each map's maximum
@@ -421,22 +453,11 @@ def evaluate(self: Evaluator,
 ) -> Metrics:         # as `evaluate`
     "All metrics of these maps, or of what these weights make of the components."
     check_mode(mode)
-    if fuse is None:                                                # nothing to fuse
-        maps, fuse = {"maps": list(maps) if is_ragged(maps) else as_float(maps)}, lambda parts: parts["maps"]
-    highest = lambda some: torch.stack([s.amax() for s in some]) if isinstance(some, list) else some.flatten(1).amax(1)
-    # The room of the last call is taken out while it is in use, so that two threads never write into the same one.
-    fused, numbers = self.fused(maps, fuse, weights, highest, *[scores] * callable(scores),
-                                room=self.spare.pop("room", None))
-    if numbers[0].isnan().any():
-        raise DataError("maps", f"NaN in {int(numbers[0].isnan().sum())} of them", "numbers", "Find out where they arise.")
-    if scores is None or callable(scores): scores = numbers[-1]
-    other = [] if mode == "exact" or self.sizes else aupro(fused, self.masks, self.limits, mode)
-    flat = torch.cat(fused) if self.sizes else fused.flatten()
-    counts = self.count(flat)                                       # from here on the fused scores are in another order
+    fused, scores = self.fused_and_scored(maps, scores, fuse, **weights)
+    metrics = self.metrics_of(fused, scores, mode)
     if not self.sizes: self.spare["room"] = fused
-    metrics = Metrics(**image_metrics(one_per_image("scores", scores, len(fused)), self.labels),
-                      **pixel_metrics(*counts, self.normals, self.limits))
-    return Metrics(metrics, **dict(zip(list(metrics)[4:], other)))
+    return metrics
+
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #873af846
 class AnomalyMetrics:
