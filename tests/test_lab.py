@@ -388,7 +388,7 @@ def test_metrics_curve_code_and_still_of_clouds(cloud_lab):
     lab = cloud_lab
     expected = evaluate(lab.result.maps, [c.labels for c in CLOUDS])
     assert lab.result.metrics["pixel_auroc"] == pytest.approx(expected["pixel_auroc"]) and np.isnan(expected["aupro@30"])
-    assert lab.table.value.count("undefined") == 4 and len(lab.curve.metric.options) == 4
+    assert lab.table.value.count("undefined") == 4 and len(lab.curve.metric.options) == 6
     sweep = lab.curve.find(lab.weights)
     sweep.result()
     fused = list(CloudFake().fuse(lab.components, 1.).split([len(c) for c in CLOUDS]))
