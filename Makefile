@@ -1,5 +1,6 @@
 # make lab    set up and open JupyterLab on the tour        make test   everything that CI checks
 # make tour   run the tour without a browser                make export / make stills NB=...   for those who edit notebooks
+# make course  the labs of nbs/exercises for nbgrader: course/source with solutions, course/release for students
 # make oldest / make colab   notebooks and unit tests on the lowest versions that settings.ini declares, on Colab's
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,13 +14,16 @@ RESULTS := $(VENV)/results
 RUN := OMP_NUM_THREADS=1
 
 .NOTPARALLEL:
-.PHONY: lab tour test oldest colab drift notebooks unit browser chromium export stills clean
+.PHONY: lab tour course test oldest colab drift notebooks unit browser chromium export stills clean
 
 lab: $(VENV)/.lab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_tour.ipynb
 
 tour: $(VENV)/.lab
 	$(BIN)/python .ci/tour.py
+
+course: $(VENV)/.course
+	$(BIN)/python .ci/course.py course
 
 # Every part runs, whatever became of those before it; the summary fails if anything did.
 test: $(VENV)/.dev
@@ -66,6 +70,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.lab: settings.ini setup.py pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -e ".[lab]"
+	touch $@
+
+$(VENV)/.course: settings.ini setup.py pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -e ".[lab,course]"
 	touch $@
 
 $(VENV)/.dev: settings.ini setup.py pyproject.toml .ci/versions.py | $(VENV)/bin/python

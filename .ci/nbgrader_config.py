@@ -1,0 +1,6 @@
+"nbgrader's settings for the course; .ci/course.py copies this file beside source/ and release/."
+c = get_config()  # noqa: F821 (nbgrader defines it)
+c.CourseDirectory.course_id = "mmad_nb"
+c.Execute.timeout = 60                               # seconds for each cell: an endless loop is interrupted, and its question has 0 points
+c.Execute.skip_cells_with_tag = "panel"              # widgets are for people; a graded run leaves them out
+c.ClearSolutions.code_stub = {"python": "...   # your answer"}   # an open question stops nothing: the notebook still runs to its end

@@ -1,0 +1,166 @@
+"""The course labs: nbgrader makes the student's version of them and grades it, and what a lab says of itself is true.
+
+nbgrader needs newer versions of Python's notebook tools than the oldest and Colab's sets have: it belongs to the extra `dev`.
+"""
+import json
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LABS = sorted((ROOT / "nbs/exercises").glob("*.ipynb"))
+sys.path.insert(0, str(ROOT / ".ci"))
+# where the other development tools are, nbgrader must be as well
+needs_nbgrader = pytest.mark.skipif(not find_spec("nbgrader") and not find_spec("nbdev"), reason="nbgrader is not part of this set of versions")
+LIMIT = 40   # seconds for each cell of a graded run here: the test takes as long, and a busy machine needs some for its imports
+
+
+def cells(path):
+    return nbformat.read(path, as_version=4).cells
+
+
+def marks(cell):
+    return cell.metadata.get("nbgrader", {})
+
+
+def by_id(notebook):
+    return {marks(cell)["grade_id"]: cell for cell in notebook.cells if marks(cell)}
+
+
+# --- each lab by itself ------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", LABS, ids=lambda p: p.stem)
+def test_lab_says_its_minutes_and_points(path):
+    "The title cell names the sums; each question's heading names its own; and its graded cells add up to them."
+    page = cells(path)
+    minutes, points = map(int, re.search(r"\*\*Time\*\* (\d+) minutes, (\d+) points", page[0].source).groups())
+    asked, spent, question = {}, 0, None
+    for cell in page:
+        if cell.cell_type == "markdown":
+            for heading in re.findall(r"^## .*$", cell.source, re.M):
+                said = re.search(r"\((\d+) minutes(?:, (\d+) points?)?\)", heading)
+                question = heading if said and said[2] else None
+                spent += int(said[1]) if said else 0
+                if question: asked[question] = [int(said[2]), 0]
+        if marks(cell).get("points"): asked[question][1] += marks(cell)["points"]
+    assert all(said == real for said, real in asked.values()), asked
+    assert sum(said for said, _ in asked.values()) == points
+    assert spent == minutes, f"the questions take {spent} minutes together"
+
+
+@pytest.mark.parametrize("path", LABS, ids=lambda p: p.stem)
+def test_graded_cells_are_folded_named_and_free_of_widgets(path):
+    page = cells(path)
+    names = [marks(cell)["grade_id"] for cell in page if marks(cell)]
+    assert len(names) == len(set(names))
+    for cell in page:
+        if cell.cell_type != "code": continue
+        panel = re.search(r"ipywidgets|Panel|AblationLab|\.box\b|cloud_plot", cell.source)
+        assert bool(panel) == ("panel" in cell.metadata.get("tags", [])), f"widgets stand in cells tagged `panel`, nothing else does: {cell.source}"
+        assert not (panel and marks(cell))
+        inside = "BEGIN SOLUTION" in cell.source
+        assert inside == bool(marks(cell).get("solution")), f"a solution without its region, or a region without the mark: {cell.source}"
+        if inside or marks(cell).get("grade"): assert cell.metadata["jupyter"]["source_hidden"], f"not folded: {cell.source}"
+        if marks(cell).get("grade") and not marks(cell).get("solution"):
+            assert marks(cell)["locked"] and "check(" in cell.source.split("### BEGIN HIDDEN TESTS")[0], "students see what is checked"
+            assert "assert" in cell.source, "nothing here takes a point away"
+
+
+# --- through nbgrader --------------------------------------------------------------------------------------------------------------------
+
+def nbgrader(folder, *arguments):
+    from course import nbgrader
+    done = nbgrader(folder, *arguments, capture_output=True, text=True, timeout=400,
+                    env={"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / "config")})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# what a student might write in place of an answer's solution
+WRONG = {"capture_1": "share = 1 - bagel.valid.mean()", "capture_2": "depth = bagel.xyz[2].mean()",
+         "capture_3": "def moved(damaged, flawless): return np.linalg.norm(damaged.xyz - flawless.xyz, axis=0)[damaged.mask & damaged.valid & flawless.valid].mean()",
+         "capture_4": "colour_ratio, depth_ratio = 3, 1e4"}
+ENDLESS = {"capture_2": "depth = 0\nwhile True: depth += 1"}
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    "The first lab, released to four students, handed in and graded."
+    if not find_spec("nbgrader"): pytest.skip("nbgrader is not part of this set of versions")
+    from course import write_source
+    folder = tmp_path_factory.mktemp("course")
+    write_source(folder, [ROOT / "nbs/exercises/01_capture.ipynb"])
+    nbgrader(folder, "generate_assignment", "01_capture")
+    source = by_id(nbformat.read(folder / "source/01_capture/01_capture.ipynb", as_version=4))
+    right = {name: cell.source for name, cell in source.items() if marks(cell)["solution"]}
+    for student, answers in {"right": right, "wrong": right | WRONG, "empty": {}, "endless": right | ENDLESS}.items():
+        page = nbformat.read(folder / "release/01_capture/01_capture.ipynb", as_version=4)
+        for name, text in answers.items(): by_id(page)[name].source = text
+        (folder / "submitted" / student / "01_capture").mkdir(parents=True)
+        nbformat.write(page, folder / "submitted" / student / "01_capture/01_capture.ipynb")
+    nbgrader(folder, "autograde", "01_capture", f"--Execute.timeout={LIMIT}")
+    return folder
+
+
+def graded(folder, student):
+    return nbformat.read(folder / "autograded" / student / "01_capture/01_capture.ipynb", as_version=4)
+
+
+def score(folder, student):
+    "Points of each graded cell."
+    from nbgrader.api import Gradebook
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}", "mmad_nb") as book:
+        notebook = book.find_submission_notebook("01_capture", "01_capture", student)
+        return {grade.name: grade.score for grade in notebook.grades}
+
+
+def said(cell):
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+@needs_nbgrader
+def test_students_get_no_solution(course):
+    text = (course / "release/01_capture/01_capture.ipynb").read_text(encoding="utf8")
+    for hidden in ("SOLUTION", "HIDDEN", "assert", "bagel.xyz[2][bagel.valid].mean()\\n\",\n    \"###", "Open in Colab", "](../"): assert hidden not in text
+    page = by_id(nbformat.read(course / "release/01_capture/01_capture.ipynb", as_version=4))
+    assert page["capture_1"].source == "share = None      # a number from 0 to 1\n...   # your answer"
+    assert "source_hidden" not in json.dumps(page["capture_1"].metadata) and not any(cell.get("outputs") for cell in page.values())
+
+
+@needs_nbgrader
+def test_a_right_submission_has_all_points(course):
+    assert score(course, "right") == {"capture_1_check": 2, "capture_2_check": 2, "capture_3_check": 3, "capture_4_check": 3}
+
+
+@needs_nbgrader
+def test_wrong_answers_have_no_points_and_each_its_hint(course):
+    assert set(score(course, "wrong").values()) == {0}
+    page = by_id(graded(course, "wrong"))
+    assert "NOT measured" in said(page["capture_1_check"])
+    assert "empty pixels" in said(page["capture_2_check"])
+    assert "millimetres are wanted" in said(page["capture_3_check"])
+
+
+@needs_nbgrader
+def test_an_empty_submission_runs_to_its_end(course):
+    "Nothing fails but the hidden tests."
+    assert set(score(course, "empty").values()) == {0}
+    page = graded(course, "empty")
+    failed = [marks(cell).get("grade_id") for cell in page.cells if any(o.output_type == "error" for o in cell.get("outputs", []))]
+    assert failed == ["capture_1_check", "capture_2_check", "capture_3_check", "capture_4_check"]
+    assert said(by_id(page)["capture_1_check"]) == "Still open.\n"
+
+
+@needs_nbgrader
+def test_an_endless_answer_costs_its_own_points_alone(course):
+    assert score(course, "endless") == {"capture_1_check": 2, "capture_2_check": 0, "capture_3_check": 3, "capture_4_check": 3}
+    assert by_id(graded(course, "endless"))["capture_2"].outputs[-1].ename in ("KeyboardInterrupt", "CellTimeoutError")
+
+
+@needs_nbgrader
+def test_panels_are_left_out_of_a_graded_run(course):
+    panels = [cell for cell in graded(course, "right").cells if "panel = " in cell.source]
+    assert panels and not any(cell.outputs for cell in panels)
