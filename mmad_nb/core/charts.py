@@ -13,7 +13,7 @@ import numpy as np
 from .runtime import DataError
 
 # %% auto #0
-__all__ = ['LINES', 'UP', 'DOWN', 'THEME', 'TEXT', 'FAINT', 'TELL', 'AGAIN', 'NOTHING', 'WHERE', 'HEIGHT', 'axis_ticks',
+__all__ = ['LINES', 'UP', 'DOWN', 'THEME', 'TEXT', 'FAINT', 'TELL', 'PICK', 'AGAIN', 'NOTHING', 'WHERE', 'HEIGHT', 'axis_ticks',
            'share_of', 'value_at', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart']
 
 # %% ../../nbs/core/04_charts.ipynb #e4a00007
@@ -99,6 +99,9 @@ def frame_svg(frame: Frame) -> str:
 # find the hidden field beside this picture, write what was clicked into it, and say so as a keyboard would; {{ }} are braces for `format`
 TELL = ("const f=this.closest('.mmad-chart').querySelector('.mmad-clicked input');f.value={what}+' '+Date.now();"
         "for(const e of ['input','change'])f.dispatchEvent(new Event(e,{{bubbles:true}}));")
+# one for all dots: which was clicked, or chosen by the Enter key
+PICK = ("const g=event.target.closest('[data-number]');if(g&&(event.type==='click'||event.key==='Enter')){{this.closest('.mmad-chart').dataset.held=g.dataset.number;"
+        + TELL.format(what="g.dataset.number") + "}}").replace("{{", "{").replace("}}", "}")
 # what had the keyboard before the picture was drawn again gets it back, unless it went elsewhere in between
 AGAIN = ("const c=this.closest('.mmad-chart');if(c.dataset.held&&(document.activeElement===document.body||document.activeElement.matches('.jp-Notebook,.jp-Cell')))"
          "[...c.querySelectorAll('[data-number]')].find(g=>g.dataset.number===c.dataset.held)?.focus({preventScroll:true});")
@@ -132,10 +135,7 @@ def dot_svg(
 ) -> str:
     "A circle or a diamond."
     if not (np.isfinite(frame.x(x)) and np.isfinite(frame.y(y))): return ""
-    tell = TELL.format(what=number)
-    act = "" if number is None else (f"role='button' tabindex='0' aria-label='{escape(label, True)}' aria-pressed='{str(thick).lower()}' style='cursor:pointer' "
-                                     f'data-number="{number}" onfocus="this.closest(\'.mmad-chart\').dataset.held={number}" '
-                                     f'onclick="{tell}" onkeydown="if(event.key===\'Enter\'){{{tell}}}"')
+    act = "" if number is None else f"role='button' tabindex='0' data-number='{number}' aria-label='{escape(label, True)}' aria-pressed='{str(thick).lower()}' cursor='pointer'"
     shape = (f"<path d='M{frame.x(x):.1f} {frame.y(y) - 7:.1f}l7 7l-7 7l-7 -7Z'" if diamond else f"<circle cx='{frame.x(x):.1f}' cy='{frame.y(y):.1f}' r='5.5'")
     edge = f"stroke='{TEXT}' stroke-width='{3 if thick else .5}'"
     return f"<g {act}>{shape} fill='{color}' fill-opacity='.8' {edge}/><title>{escape(label)}</title></g>"
@@ -164,7 +164,8 @@ class Chart:
         plane = "" if self.pointed is None and self.placed is None else (
             f"<rect x='{frame.left}' y='10' width='{frame.width - frame.left - frame.right}' height='{frame.height - 50}' fill='transparent' "
             f'style="cursor:crosshair" onclick="{TELL.format(what=where)}"/>')
-        self.html.value = (f"<svg role='group' aria-label='{escape(self.alt, True)}' width='{frame.width}' height='{frame.height}' font-family='sans-serif'>"
+        self.html.value = (f"<svg role='group' aria-label='{escape(self.alt, True)}' width='{frame.width}' height='{frame.height}' font-family='sans-serif'"
+                           + (f' onclick="{PICK}" onkeydown="{PICK}">' if self.chosen else ">")
                            + frame_svg(frame) + "".join(parts) + plane + "</svg>"        # on top: a click on the line counts, too
                            + (f'<img src="{NOTHING}" alt="" onload="{AGAIN}" style="position:absolute">' if self.chosen else ""))
 
