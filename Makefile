@@ -1,6 +1,7 @@
 # make lab    set up and open JupyterLab on the tour        make test   everything that CI checks
 # make tour   run the tour without a browser                make export / make stills NB=...   for those who edit notebooks
 # make course  the labs of nbs/exercises for nbgrader: course/source with solutions, course/release for students
+# make docs   the documentation site, from the pages as they are stored: build/docs/html/index.html
 # make oldest / make colab   notebooks and unit tests on the lowest versions that settings.ini declares, on Colab's
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ RESULTS := $(VENV)/results
 RUN := OMP_NUM_THREADS=1
 
 .NOTPARALLEL:
-.PHONY: lab tour course test oldest colab drift notebooks unit browser chromium export stills clean
+.PHONY: lab tour course test oldest colab drift notebooks unit browser chromium export stills docs clean
 
 lab: $(VENV)/.lab
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_tour.ipynb
@@ -64,6 +65,10 @@ export: $(VENV)/.dev
 stills: export
 	OMP_NUM_THREADS=1 $(BIN)/python .ci/stills.py $(NB)
 
+# Nothing is run: a minute or two. It is no part of `make test`; what can go wrong without Sphinx is in tests/test_docs.py.
+docs: $(VENV)/.docs
+	$(BIN)/python .ci/docs.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -79,6 +84,10 @@ $(VENV)/.course: settings.ini setup.py pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: settings.ini setup.py pyproject.toml .ci/versions.py | $(VENV)/bin/python
 	$(BIN)/python .ci/versions.py pins $(SET) > $(VENV)/pins.txt
 	$(BIN)/pip install --quiet -c $(VENV)/pins.txt -e ".[$(if $(filter newest,$(SET)),dev,test)]"
+	touch $@
+
+$(VENV)/.docs: settings.ini setup.py | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -e ".[docs]"
 	touch $@
 
 clean:

@@ -12,7 +12,7 @@ ini = ConfigParser(delimiters=["="])
 ini.read(here / "settings.ini", encoding="utf8")
 cfg = ini["DEFAULT"]
 version = re.search(r'__version__ = "(.+?)"', (here / "mmad_nb/__init__.py").read_text()).group(1)
-extras = {name: cfg[name + "_requirements"].split() for name in ("lab", "test", "dev", "diffusion", "language", "course", "benchmark")}
+extras = {name: cfg[name + "_requirements"].split() for name in ("lab", "test", "dev", "diffusion", "language", "course", "benchmark", "docs")}
 extras["test"] += extras["diffusion"]
 extras["dev"] += extras["test"] + extras["course"]
 

@@ -1,0 +1,125 @@
+"""The documentation site, as far as it can be judged without Sphinx: `make docs` builds it and checks every link."""
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / ".ci"))
+import docs  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs") / "source"
+    docs.write_sources(folder)
+    return folder
+
+
+def listed(text):
+    "What the toctrees of a page name."
+    trees = re.findall(r"```\{toctree\}\n.+?\n\n(.+?)\n```", text, re.S)
+    return [re.sub(r".+<(.+)>", r"\1", line) for tree in trees for line in tree.splitlines()]
+
+
+def test_every_notebook_is_in_the_contents_once(sources):
+    named = listed((sources / "index.md").read_text())
+    notebooks = [p.relative_to(ROOT).with_suffix("").as_posix() for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    assert sorted(n for n in named if n.startswith("nbs/")) == sorted(notebooks)
+    assert {"api/index", "CONTRIBUTING", "benchmarks/README"} <= set(named)
+    assert all((sources / f"{name}.md").exists() or (sources / f"{name}.ipynb").exists() for name in named)
+    modules = [name for name in listed((sources / "api/index.md").read_text()) if name != "parameters"]
+    assert sorted(modules) == sorted(p.stem for p in sources.glob("api/mmad_nb.*.md"))
+
+
+def test_pages_keep_code_and_outputs_and_lose_what_only_nbdev_needs(sources):
+    name = "nbs/scoring/01_aupro.ipynb"
+    page, source = (nbformat.read(folder / name, as_version=4) for folder in (sources, ROOT))
+    pictures = lambda notebook: [o.data["image/png"] for c in notebook.cells for o in c.get("outputs", ()) if "image/png" in o.get("data", {})]
+    assert pictures(page) == pictures(source) != []
+    text = "\n".join(cell.source for cell in page.cells)
+    assert "def label_regions(" in text and "#|" not in text and "%pip" not in text and "colab-badge" not in text
+    hidden = [cell for cell in page.cells if "hide-input" in cell.metadata.get("tags", ())]
+    assert any("import matplotlib" in cell.source for cell in hidden) and not any("def label_regions(" in cell.source for cell in hidden)
+
+
+def test_attached_pictures_lie_beside_their_page(sources):
+    page = nbformat.read(sources / "nbs/data/06_roads.ipynb", as_version=4)
+    link = re.search(r"!\[[^\]]+\]\(([^)]+roads\.jpg)\)", "\n".join(cell.source for cell in page.cells))
+    assert (sources / "nbs/data" / link[1]).read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_links_lead_to_pages_of_the_site_or_to_the_repository():
+    pages = {"nbs/a/01_x.ipynb", "nbs/b/02_y.ipynb"}
+    move = lambda text: docs.on_site(text, "nbs/a/01_x.ipynb", pages)
+    assert move("[y](../b/02_y.ipynb)") == "[y](../b/02_y.ipynb)"
+    assert move("[y](../b/02_y.ipynb#The-End)") == "[y](../b/02_y.ipynb#the-end)" and move("[here](#The-End)") == "[here](#the-end)"
+    assert move("[f](../../benchmarks/aupro.py)") == f"[f]({docs.SITE}benchmarks/aupro.py)"
+    assert move("[w](https://a.org/B#C)") == "[w](https://a.org/B#C)"
+    assert move("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://x)") == "[Open in Colab](https://x)"
+
+
+def public_things():
+    for room in docs.rooms(ROOT):
+        try: module = importlib.import_module(f"mmad_nb.{room}")
+        except ModuleNotFoundError: continue     # exercises export nothing
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing):
+                yield from ((room, thing.__module__, f"{name}.{key}", method, thing) for key, method in docs.members(thing).items())
+            if callable(thing): yield room, thing.__module__, name, thing, None
+
+
+def test_every_public_name_says_what_it_does_and_what_its_parameters_are():
+    silent = []
+    for _, module, name, thing, owner in public_things():
+        text, meant = docs.words(thing, name.split(".")[-1], owner)
+        silent += [f"{module}.{name}: no docstring"] if not text else []
+        silent += [f"{module}.{name}: {key} has no docment" for key, about in meant.items() if key != "return" and not about["docment"]]
+    assert silent == [], "write a docment, or a row in .ci/docs/parameters.md where it means the same everywhere"
+
+
+def test_every_public_name_has_an_entry_with_its_parameters(sources):
+    for room, module, name, thing, owner in public_things():
+        text = (sources / f"api/{module}.md").read_text()
+        assert re.search(rf"^##+ {re.escape(name)}$", text, re.M), (module, name)
+        if not owner: assert re.search(rf"^`from mmad_nb\.\w+ import {name}`$", text, re.M), (module, name)
+    text = (sources / "api/mmad_nb.scoring.aupro.md").read_text()
+    assert '| `mode` | `str` | `\'exact\'` | "exact", or "legacy-100" / "legacy-99" for comparison with papers |' in text
+
+
+def test_words_are_inherited_and_then_taken_from_the_table():
+    class Above:
+        def f(self, a,  # (N,) from above
+              seed=0):
+            "Above."
+
+    class Below(Above):
+        def f(self, a, seed=0): return a
+    text, meant = docs.words(Below.f, "f", Below)
+    assert text == "Above." and meant["a"]["docment"] == "(N,) from above" and meant["seed"]["docment"] == "the same seed gives the same result"
+
+
+def test_the_table_of_parameters_has_no_row_that_nobody_uses():
+    used = {key for *_, name, thing, owner in public_things() for parameter in docs.parameters(thing) for key in (parameter, f"{name.split('.')[-1]}.{parameter}")}
+    assert set(docs.same_everywhere()) <= used
+
+
+def test_the_house_is_drawn_from_its_imports():
+    graph = docs.imports(ROOT)
+    assert list(graph) == [room for room in docs.ROOMS if room in graph] and "scoring" in graph["lab"] and graph["core"] == set()
+    assert all(docs.ROOMS.index(used) < docs.ROOMS.index(room) for room in graph for used in graph[room])
+    picture = docs.house({"a": set(), "b": {"a"}, "c": {"a", "b"}}, {"b": "second"})
+    assert picture.count('class="direct"') == 2 and picture.count('class="also"') == 1     # c reaches a through b
+    assert ">second</text>" in picture and "<title>" in picture
+
+
+def test_a_broken_link_and_a_foreign_script_are_found(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#there">x</a><a href="b.html#gone">y</a><a href="c.html">z</a><a href="https://w.org">w</a>'
+                                     '<script src="https://cdn.org/x.js"></script><img src="d.png">')
+    (tmp_path / "b.html").write_text('<p id="there">')
+    assert docs.wrong_links(tmp_path) == ["a.html loads https://cdn.org/x.js", "a.html: no place b.html#gone", "a.html: no c.html", "a.html: no d.png"]
