@@ -95,3 +95,14 @@ def test_the_widget_that_waits(monkeypatch):
         first = widgets.patient_widgets()
         assert first is widgets.patient_widgets() and len(widgets._made) == 1 and "AbortSignal.timeout" in first._esm
     finally: [one.close() for one in widgets._made]
+
+
+def test_words_for_a_picture():
+    "One text at a time, without a space in the class that carries it; other classes stay."
+    import ipywidgets as W
+    image = W.Image()
+    image.add_class("own")
+    assert widgets.described(image, "a map,\n brightest 1") is image
+    widgets.described(image, "a map, brightest 2")
+    assert image._dom_classes == ("own", widgets.ALT + "a\u00a0map,\u00a0brightest\u00a02")
+    with pytest.raises(DataError, match="no words"): widgets.described(image, " ")
