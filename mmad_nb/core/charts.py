@@ -14,7 +14,8 @@ from .runtime import DataError
 
 # %% auto #0
 __all__ = ['LINES', 'UP', 'DOWN', 'THEME', 'TEXT', 'FAINT', 'TELL', 'PICK', 'AGAIN', 'NOTHING', 'WHERE', 'HEIGHT', 'axis_ticks',
-           'share_of', 'value_at', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart']
+           'share_of', 'value_at', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart', 'color_bar',
+           'title_row', 'titled']
 
 # %% ../../nbs/core/04_charts.ipynb #e4a00007
 # Okabe and Ito: told apart by everyone
@@ -178,3 +179,43 @@ class Chart:
                     ((first, self.frame.x_range, self.frame.x_log), (second, self.frame.y_range, self.frame.y_log)))
             return self.pointed(x) if self.placed is None else self.placed(x, y)
         if self.chosen is not None: self.chosen(int(first))
+
+# %% ../../nbs/core/04_charts.ipynb #e4a00012
+def color_bar(
+    low: float,            # the value of the first colour
+    high: float,           # and of the last; values above it have this one, too
+    title: str = "",       # what the values are, with their unit
+    name: str = "magma",   # a matplotlib colour map
+    width: int = 224,      # pixels
+    values=None,           # (low, high) that the picture really has; None: not told
+) -> str:                  # HTML
+    "A strip of colours between its two limits; of a map that is the same everywhere, a sentence."
+    import matplotlib
+    if not high > low: raise DataError("limits", f"{low} and {high}", "the lower one first", "Such as 0 and 1.")
+    room = f"style='width:{width}px;max-width:100%;font-size:12px;line-height:1.3'"
+    told = "" if values is None else f"; here {values[0]:.3g} to {values[1]:.3g}"
+    if values is not None and not values[1] > values[0]: told = f"; <b>here the same everywhere: {values[0]:.3g}</b>"
+    colors = ",".join(matplotlib.colors.to_hex(matplotlib.colormaps[name](k / 15)) for k in range(16))
+    return (f"<div {room}><div style='height:8px;background:linear-gradient(to right,{colors})'></div>"
+            f"<div style='display:flex;justify-content:space-between'><span>{low:.3g}</span><span>{escape(title)}{told}</span><span>{high:.3g}</span></div></div>")
+
+
+def title_row(
+    titles,           # one for each part of a picture, from left to right
+    width: int,       # of the picture, pixels
+) -> str:             # HTML
+    "Titles, each over its share of a picture."
+    each = "".join(f"<span style='flex:1 1 0;text-align:center'>{escape(title)}</span>" for title in titles)
+    return f"<div style='display:flex;width:{width}px;max-width:100%;font-size:13px;line-height:1.4'>{each}</div>"
+
+
+def titled(
+    picture,          # a W.Image with a width, or another widget
+    *titles: str,     # one for each part of it, from left to right
+    foot=None,        # what stands under it: HTML, or a widget
+):                    # a W.VBox
+    "A picture with its titles above and its scale below."
+    import ipywidgets as W
+    width = getattr(picture, "width", "") or picture.layout.width or "224"
+    under = [W.HTML(foot) if isinstance(foot, str) else foot] if foot is not None else []
+    return W.VBox([W.HTML(title_row(titles, int(str(width).removesuffix("px")))), picture, *under])
