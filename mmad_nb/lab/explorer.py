@@ -5,6 +5,7 @@
 # %% ../../nbs/lab/06_explorer.ipynb #2fecfea8
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -14,16 +15,18 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, png_bytes
-from .ablation import (LiveCloud, as_list, check_detector, check_weights, color_bar, masks_of, metric_label,
-                                  wide)
-from .figures import (DOWN, UP, close_with, colored, draw_cloud, marked, overlay, score_limits, show_panel,
+from ..core import DataError, png_bytes, unknown_name
+from ..data import Cloud
+from .ablation import (LiveCloud, as_list, check_detector, check_weights, color_bar, constant_text, masks_of,
+                                  metric_label, wide)
+from .figures import (DOWN, THEME, UP, close_with, colored, draw_cloud, marked, overlay, score_limits, show_panel,
                                  weakly)
 from ..scoring.evaluator import Evaluator
 
 # %% auto #0
-__all__ = ['RANKS', 'DIVERGING', 'shared_limits', 'rank_map', 'normal_pixels', 'difference_picture', 'difference_table', 'Truth',
-           'Setting', 'detector_and_weights', 'Side', 'Explorer']
+__all__ = ['RANKS', 'DIVERGING', 'shared_limits', 'rank_map', 'normal_pixels', 'difference_picture', 'difference_table',
+           'overview_table', 'Truth', 'Setting', 'detector_and_weights', 'named_settings', 'check_captures', 'Side',
+           'Explorer']
 
 # %% ../../nbs/lab/06_explorer.ipynb #0c86c898
 def shared_limits(
@@ -91,6 +94,27 @@ def difference_table(
     head = "".join(f"<th scope='col' style='{number_style}'>{title}</th>" for title in titles)
     return f"<table style='min-width:330px'><tr>{head}</tr>{''.join(rows)}</table>"
 
+# %% ../../nbs/lab/06_explorer.ipynb #e6a10003
+def overview_table(
+    rows: dict,            # name -> (side where it stands or "", weights in words, metrics)
+    clouds: bool = False,  # whether they are of clouds
+) -> str:                  # HTML
+    "All that are compared, a row each; a star at the highest value of each column."
+    head, style = "<tr>" + "".join(f"<th scope='col' style='padding:2px 10px;text-align:{{}}'>{t}</th>".format("left") for t in ("", "detector", "weights")), "padding:2px 10px;text-align:{};font-variant-numeric:tabular-nums"
+    metrics = list(next(iter(rows.values()))[2])
+    shown = {name: [f"{m[metric]:.3f}" for metric in metrics] for name, (_, _, m) in rows.items()}     # equal if they look equal
+    best = [max((value for value in column if value != "nan"), default=None) for column in zip(*shown.values())]
+    head += "".join(f"<th scope='col' style='{style.format('right')}'>{metric_label(metric, clouds)}</th>" for metric in metrics) + "</tr>"
+    body = []
+    for name, (place, setting, _) in rows.items():
+        cells = [f"<td style='{style.format('left')}'>{escape(part)}</td>" for part in (place, setting)]
+        cells.insert(1, f"<th scope='row' style='{style.format('left')}'>{escape(name)}</th>")
+        for value, top in zip(shown[name], best):
+            text = "undefined" if value == "nan" else f"<b>{value} ★</b>" if value == top else f"{value} <span style='visibility:hidden'>★</span>"
+            cells.append(f"<td style='{style.format('right')};white-space:nowrap'>{text}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{head}{''.join(body)}</table>"
+
 # %% ../../nbs/lab/06_explorer.ipynb #7600375a
 class Truth:
     "What is known about the samples, and shared by both sides."
@@ -134,31 +158,71 @@ class Setting:
 
 # %% ../../nbs/lab/06_explorer.ipynb #501cb712
 def detector_and_weights(
-    name: str,  # of the side, for messages
-    given,      # a fitted detector, or (detector, {weight: value})
-) -> tuple:     # (detector, {weight: value})
-    "What a side was given, checked."
+    where: str,  # how messages call it, such as "the left side"
+    given,       # a fitted detector, or (detector, {weight: value})
+) -> tuple:      # (detector, {weight: value})
+    "What was given for one of those that are compared, checked."
     detector, start = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
-    check_detector(f"the {name} side", detector)
+    check_detector(where, detector)
     if not isinstance(start, dict):
-        raise DataError(f"the {name} side", f"weights as a {type(start).__name__}", "(detector, {weight: value})", "Give a dict.")
-    check_weights(f"weight of the {name} side", detector, start)
+        raise DataError(where, f"weights as a {type(start).__name__}", "(detector, {weight: value})", "Give a dict.")
+    check_weights(f"weight of {where}", detector, start)
     return detector, start
+
+
+def named_settings(
+    first,        # a fitted detector, or (detector, {weight: value}); or all that are compared, in a list or as {name: one}
+    second=None,  # the same for the right side; None if `first` holds all
+) -> dict:        # name -> (detector, {weight: value})
+    "All that are compared, checked; without names of their own they are called after their detectors."
+    if isinstance(first, dict):
+        return _at_least_two({str(name): detector_and_weights(repr(name), one) for name, one in first.items()})
+    several = isinstance(first, list)
+    where = [f"detector {k}" for k in range(len(first))] if several else ["the left side", "the right side"]
+    given = [detector_and_weights(*one) for one in zip(where, first if several else (first, second))]
+    names = [getattr(detector, "name", type(detector).__name__) for detector, _ in given]
+    count, seen = Counter(names), Counter()
+    for k, name in enumerate(names):       # two of one name: "cfm 1" and "cfm 2"
+        seen[name] += 1
+        if count[name] > 1: names[k] = f"{name} {seen[name]}"
+    return _at_least_two(dict(zip(names, given)))
+
+
+def _at_least_two(settings):
+    if len(settings) < 2:
+        raise DataError("detectors", f"{len(settings)}", "at least two", "AblationLab shows one; two settings of one detector are two entries.")
+    return settings
+
+
+def check_captures(
+    settings: dict,  # name -> (detector, {weight: value})
+    samples: list,
+):
+    "Refuse detectors that cannot look at these captures, before any of them has worked."
+    for name, (detector, _) in settings.items():
+        takes = getattr(detector, "takes", (object,))
+        odd = next((s for s in samples if not isinstance(s, takes)), None)
+        if odd is None: continue
+        kind, other = ("clouds", "RGB-3D samples") if isinstance(odd, Cloud) else ("RGB-3D samples", "clouds")
+        raise DataError(f"detector {name!r}", kind, f"{other}, the only captures that it takes",
+                        f"Leave it out, or give samples of the other kind; detectors that take {kind} can be compared on these.")
 
 # %% ../../nbs/lab/06_explorer.ipynb #a36a9454
 class Side:
     "A detector, the maps of its components, and a control for each of its weights."
     def __init__(self,
+        name: str,     # how it is called in menus and tables
         detector,      # `weights`, `fuse`, `image_scores`
         start: dict,   # weights to start with; the others take their defaults
         components,    # what `detector.components(samples)` gave
         truth: Truth,  # of the same samples
     ):
         from mmad_nb.detectors.base import weight_control
-        self.detector, self.components, self.truth, self.now = detector, components, truth, None
+        self.name, self.detector, self.components, self.truth, self.now = name, detector, components, truth, None
         self.start = {w.name: start.get(w.name, w.default) for w in detector.weights}
         self.controls = {w.name: wide(weight_control(replace(w, default=self.start[w.name]), components)) for w in detector.weights}
         self.settle()
+        self.limits = self.first_limits = self.now.limits
 
     @property
     def weights(self) -> dict:
@@ -173,42 +237,62 @@ class Side:
         maps = [values.cpu() for values in maps] if isinstance(maps, list) else maps.cpu()
         self.now = Setting(self.weights, maps, scores.float().cpu(), self.truth)
 
-    def __str__(self):
-        return ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights)
+    @property
+    def setting(self) -> str:
+        "The weights in words."
+        return ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights) or "no weights"
+
+    def __str__(self): return f"{self.name}, {self.setting}"
 
 # %% ../../nbs/lab/06_explorer.ipynb #15ee9bd5
 class Explorer:
-    "Two detectors, or two settings of one, side by side on the same sample."
+    "Any two of several detectors, or settings of one, side by side on the same sample."
     def __init__(self,
-        left,             # a fitted detector, or (detector, {weight: value}) to start with these weights
-        right,            # the same
-        samples,          # the N samples or clouds to look at, all with a mask or labels
+        first,            # a fitted detector, or (detector, {weight: value}) to start with these weights; or all in a list, or {name: one}
+        second=None,      # the same for the right side; left out if `first` holds all
+        samples=None,     # the N samples or clouds to look at, all with a mask or labels
         components=None,  # {detector: its components of these samples} where they are there; others are computed
     ):
         import ipywidgets as W
-        self.samples, self._held, self._shown = as_list(samples), False, {}
-        given = detector_and_weights("left", left), detector_and_weights("right", right)
+        if isinstance(first, (list, dict)) and second is not None:      # Explorer([a, b, c], samples, components)
+            second, samples, components = None, second, samples if components is None else components
+        settings, self.samples = named_settings(first, second), as_list(samples)
+        self._held, self._shown = False, {}
         truth, known = Truth(self.samples), dict(components or {})
+        check_captures(settings, self.samples)
         self.photos = truth.evaluator.sizes is None              # or else clouds, which have none
         self.clouds = [s.cloud() for s in self.samples] if self.photos else self.samples
-        for detector, _ in given:   # the only time that a network runs, and once for each detector
+        for detector, _ in settings.values():   # the only time that a network runs, and once for each detector
             if detector not in known: known[detector] = detector.components(self.samples)
-        self.left, self.right = (Side(detector, start, known[detector], truth) for detector, start in given)
-        names = [(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)]
-        scale = "score" if self.left.detector is self.right.detector else "rank"
-        self.sample = wide(W.Dropdown(options=names, description="sample"))
-        self.scale = wide(W.Dropdown(options=("score", "rank"), value=scale, description="scale"))
+        self.sides = {name: Side(name, *one, known[one[0]], truth) for name, one in settings.items()}
+        names, detectors = list(self.sides), {id(side.detector) for side in self.sides.values()}
+        self.menus = {place: wide(W.Dropdown(options=names, value=name, description=place)) for place, name in zip(("left", "right"), names)}
+        self.sample = wide(W.Dropdown(options=[(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)], description="sample"))
+        self.scale = wide(W.Dropdown(options=("score", "rank"), value="score" if len(detectors) == 1 else "rank", description="scale"))
         self._build()
-        controls = self.sample, self.scale, *self.left.controls.values(), *self.right.controls.values()
+        controls = self.sample, self.scale, self.outline, *(c for side in self.sides.values() for c in side.controls.values())
         for control in controls: control.observe(weakly(self._follow), "value")
-        self.close = close_with(self, self.box, *self.link)      # frees everything at once
+        for menu in self.menus.values(): menu.observe(weakly(self._exchange), "value")
+        self.close = close_with(self, self.box, *self.link, *(side.box for side in self.sides.values()))      # frees everything at once
         self.refresh()
 
 # %% ../../nbs/lab/06_explorer.ipynb #c20e339a
 @patch(as_prop=True)
+def left(self: Explorer) -> Side:
+    "Who stands on the left."
+    return self.sides[self.menus["left"].value]
+
+
+@patch(as_prop=True)
+def right(self: Explorer) -> Side:
+    "Who stands on the right."
+    return self.sides[self.menus["right"].value]
+
+
+@patch(as_prop=True)
 def limits(self: Explorer) -> tuple:
     "The colour limits of both maps."
-    return RANKS if self.scale.value == "rank" else shared_limits(self.left.now.limits, self.right.now.limits)
+    return RANKS if self.scale.value == "rank" else shared_limits(self.left.limits, self.right.limits)
 
 
 @patch(as_prop=True)
@@ -218,82 +302,115 @@ def view(self: Explorer) -> tuple:
     return self.samples[i], self.left.now.map(i, scale), self.right.now.map(i, scale)
 
 
+@patch(as_prop=True)
+def shown_mask(self: Explorer):
+    "The mask whose outline is drawn: none if the outline is switched off."
+    return self.samples[self.sample.value].mask if self.outline.value else None
+
+
 @patch
 def _ipython_display_(self: Explorer):
     show_panel(self)
 
 # %% ../../nbs/lab/06_explorer.ipynb #8105deb0
-def _column(name, side):
-    "The heading of a side and its controls, each above its meaning."
+def _controls_of(side):
+    "The controls of a side, each above its meaning, and what the side is."
     import ipywidgets as W
-    rows = [W.HTML(f"<b>{name}:</b> {escape(repr(side.detector))}")]
-    for weight in side.detector.weights:
-        rows += side.controls[weight.name], W.HTML(f"<small>{escape(weight.meaning)}</small>")
-    column = W.VBox(rows, layout=W.Layout(width="510px"))
-    column.add_class(f"mmad-{name}-weights")
-    return column
+    small = lambda text: W.HTML(f"<div style='max-width:350px;line-height:1.3'><small>{text}</small></div>")
+    rows = []
+    for w in side.detector.weights:
+        idle = f" <b>No effect here: there is no {escape(w.needs)}.</b>" * w.idle(side.components)
+        rows += side.controls[w.name], small(escape(w.meaning) + idle)
+    return W.VBox([*rows, small(f"<details><summary>what it is</summary>{escape(repr(side.detector))}</details>")])
+
+
+@patch
+def _titled(self: Explorer, place, *below):
+    "A heading that can be changed, and what stands below it."
+    import ipywidgets as W
+    self.titles[place] = W.HTML()
+    return W.VBox([self.titles[place], *below])
 
 # %% ../../nbs/lab/06_explorer.ipynb #54dc3797
 @patch
 def _clouds(self: Explorer):
     "Clouds whose cameras are tied together in the browser, in boxes of fixed size; without photos, their difference too."
     import ipywidgets as W
-    (_, left, right), shown = self.view, {}
-    for side, score in ((self.left, left), (self.right, right)):
-        shown[side] = side.cloud = LiveCloud(self.clouds[0], score, self.limits)
-    self.difference = None
-    if not self.photos: self.difference = LiveCloud(self.clouds[0], left, self.limits, name=DIVERGING)
-    names = ("left", "right") if self.photos else ("left", "right", "difference")
-    plots = [part.plot for part in (self.left.cloud, self.right.cloud, self.difference) if part]
+    (_, left, right), self.plots = self.view, {}
+    for place, score in (("left", left), ("right", right)): self.plots[place] = LiveCloud(self.clouds[0], score, self.limits)
+    if not self.photos: self.plots["difference"] = LiveCloud(self.clouds[0], left, self.limits, name=DIVERGING)
+    plots = [part.plot for part in self.plots.values()]
     self.link = [W.jslink((plots[0], "camera"), (plot, "camera")) for plot in plots[1:]]
-    boxes = [W.Box([plot], layout=W.Layout(width="360px", height="340px")) for plot in plots]
-    for box, name in zip(boxes, names): box.add_class(f"mmad-{name}-cloud")
-    return boxes if self.photos else [W.VBox([W.HTML(f"<b>{'left − right' if name == 'difference' else name}</b>"), box])
-                                      for name, box in zip(names, boxes)]
+    boxes = {place: W.Box([part.plot], layout=W.Layout(width="360px", height="340px")) for place, part in self.plots.items()}
+    for place, box in boxes.items(): box.add_class(f"mmad-{place}-cloud")
+    return boxes
 
 # %% ../../nbs/lab/06_explorer.ipynb #f3dbaa98
 @patch
 def _pictures(self: Explorer):
-    "Photo, both maps over one bar, and the difference over its own."
+    "Photo, both maps and the difference, of fixed size."
     import ipywidgets as W
-    self.images, self.bar, self.difference_bar, titled = {}, W.HTML(), W.HTML(), {}
-    for part in ("photo", "left", "right", "difference"):
-        self.images[part] = W.Image(format="png", layout=W.Layout(width="250px", height="250px"))
-        self.images[part].add_class(f"mmad-{part}-map")
-        titled[part] = [W.HTML(f"<b>{'left − right' if part == 'difference' else part}</b>"), self.images[part]]
-    pair = W.VBox([W.HBox([W.VBox(titled["left"]), W.VBox(titled["right"])]), self.bar])
-    apart = W.Layout(margin="0 0 0 14px")   # so that nobody takes the numbers of one bar for the other's
-    return W.VBox(titled["photo"]), pair, W.VBox([*titled["difference"], self.difference_bar], layout=apart)
+    self.images = {part: W.Image(format="png", layout=W.Layout(width="250px", height="250px")) for part in ("photo", "left", "right", "difference")}
+    for part, image in self.images.items(): image.add_class(f"mmad-{part}-map")
+    return self.images
 
 # %% ../../nbs/lab/06_explorer.ipynb #90ec376a
 @patch
 def _build(self: Explorer):
-    "Make the widgets that show things and put them into `self.box`, all of fixed size, so that nothing jumps."
+    "Make the widgets that show things and put them into `self.box`: each side over its sliders, then the numbers, the rest below."
     import ipywidgets as W
-    wrap, self.table, self.message = W.Layout(flex_flow="row wrap"), W.HTML(), W.HTML()
+    wrap, self.titles = W.Layout(flex_flow="row wrap"), {}
+    self.bars = {part: W.HTML() for part in ("left", "right", "difference")}
+    self.table, self.overview, self.message = W.HTML(), W.HTML(), W.HTML()
     self.table.add_class("mmad-metrics")
-    self.button = W.Button(description="as at the start", tooltip="set all weights of both sides to those of the start")
-    self.button.on_click(weakly(self._pressed))
-    weights = _column("left", self.left), _column("right", self.right)
-    pictures, clouds = self._pictures(), self._clouds()
-    if self.photos: rows = pictures, (*clouds, self.table)
-    else: rows = clouds, (W.VBox([self.bar, self.difference_bar]), self.table)
-    rows = (self.sample, self.scale, self.button), weights, *rows
-    self.box = W.VBox([*(W.HBox(row, layout=wrap) for row in rows), self.message])
+    self.overview.add_class("mmad-overview")
+    small = W.Layout(width="40px")
+    self.before = W.Button(description="◀", tooltip="the sample before", layout=small)
+    self.after = W.Button(description="▶", tooltip="the next sample", layout=small)
+    self.outline = W.Checkbox(value=True, description="outline of the defect", indent=False, layout=W.Layout(width="170px"))
+    self.rescale = W.Button(description="rescale", tooltip="take the limits of the colours from the present scores of both sides", layout=W.Layout(width="80px"))
+    self.button = W.Button(description="as at the start", tooltip="set all weights and colour limits to those of the start")
+    for button in (self.before, self.after, self.rescale, self.button): button.on_click(weakly(self._pressed))
+    clouds, shown = self._clouds(), None
+    shown = self._pictures() if self.photos else clouds
+    columns = []
+    for side in self.sides.values(): side.box = _controls_of(side)
+    self.weights = {place: W.VBox() for place in self.menus}
+    for place, box in self.weights.items():
+        box.add_class(f"mmad-{place}-weights")
+        columns.append(W.VBox([self.menus[place], self._titled(place, shown[place]), self.bars[place], box], layout=W.Layout(width="372px")))
+    apart = self._titled("difference", shown["difference"], self.bars["difference"])
+    others = W.HBox([self._titled("photo", shown["photo"]), apart], layout=wrap) if self.photos else apart
+    numbers = W.VBox([self.table, others])
+    choose = W.HBox([W.HBox([self.sample, self.before, self.after]), self.scale, self.outline, self.rescale, self.button], layout=wrap)
+    below = [W.HBox([self._titled(f"{place} cloud", box) for place, box in clouds.items()], layout=wrap)] if self.photos else []
+    self.box = W.VBox([choose, W.HBox([*columns, numbers], layout=wrap), self.message, self.overview, *below, W.HTML(THEME)])
+    self.box.add_class("mmad-explorer")
 
 # %% ../../nbs/lab/06_explorer.ipynb #7303daaa
 @patch
 def _follow(self: Explorer, change=None):
-    "Called by every control."
+    "Called by every control but the two menus of the sides."
     if self._held: return
     try:
-        self.left.settle()
-        self.right.settle()
+        for side in self.sides.values(): side.settle()
         self.refresh()
         self.message.value = ""
     except Exception as error:
         self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
+
+
+@patch
+def _exchange(self: Explorer, change):
+    "Called by the menus of the sides: who is chosen for the side of the other changes places with it."
+    if self._held: return
+    other = self.menus["right" if change["owner"] is self.menus["left"] else "left"]
+    if other.value == change["new"]:
+        self._held = True
+        try: other.value = change["old"]
+        finally: self._held = False
+    self._follow()
 
 
 @patch
@@ -306,64 +423,135 @@ def _once(self: Explorer, part, state, show):
 # %% ../../nbs/lab/06_explorer.ipynb #b5455196
 @patch
 def refresh(self: Explorer):
-    "Show the present state: pictures first, the metrics, which take longest, last."
-    i, scale, limits, (sample, left, right) = self.sample.value, self.scale.value, self.limits, self.view
-    now = self.left.now, self.right.now
+    "Show the present state: pictures first, then the metrics, which take longest; clouds that lie below them last."
+    self._show_titles()
+    steps = [self._show_pictures, self._show_tables, self._show_clouds]
+    for show in steps if self.photos else (self._show_clouds, self._show_tables): show()
+
+
+@patch
+def _show_titles(self: Explorer):
+    "Headings, bars, and the sliders of those who stand on the sides."
+    scale, (low, high), i = self.scale.value, self.limits, self.sample.value
+    for place, side in (("left", self.left), ("right", self.right)):
+        self._once(f"{place} side", side, lambda: setattr(self.weights[place], "children", [side.box]))
+        words = {place: f"{scale} of {side.name}", f"{place} cloud": f"{scale} of {side.name}, {place}"}
+        for part in words.keys() & self.titles.keys():
+            self._once(f"title {part}", words[part], lambda: setattr(self.titles[part], "value", f"<b>{escape(words[part])}</b>"))
+        text = color_bar((low, high), width=250) + constant_text(np.asarray(side.now.maps[i]))
+        self._once(f"bar {place}", text, lambda: setattr(self.bars[place], "value", text))
+    text = color_bar(((low - high) / 2, (high - low) / 2), DIVERGING, 250) + "<small>orange: right is higher; purple: left is higher</small>"
+    self._once("bar difference", text, lambda: setattr(self.bars["difference"], "value", text))
+    plain = {"difference": "left − right", "photo": f"photo: {self.samples[i].category}, {self.samples[i].defect}"}
+    for part in plain.keys() & self.titles.keys():
+        self._once(f"title {part}", plain[part], lambda: setattr(self.titles[part], "value", f"<b>{escape(plain[part])}</b>"))
+
+
+@patch
+def _show_pictures(self: Explorer):
+    "Both maps, the difference and the photo."
+    i, scale, limits, (sample, left, right), mask = self.sample.value, self.scale.value, self.limits, self.view, self.shown_mask
+    state = i, scale, limits, self.outline.value
     def paint(part, state, picture):
         "The image of this name as a PNG file."
         self._once(part, state, lambda: setattr(self.images[part], "value", png_bytes(picture())))
-    if self.photos:
-        paint("photo", i, lambda: (marked(sample.rgb.transpose(1, 2, 0), sample.mask) * 255).astype(np.uint8))
-        for part, score, setting in zip(("left", "right"), (left, right), now):
-            paint(part, (i, scale, limits, setting), lambda: overlay(sample.rgb, score, limits, mask=sample.mask))
-        paint("difference", (i, scale, limits, *now), lambda: difference_picture(left, right, limits, sample.mask))
-    for side, score in ((self.left, left), (self.right, right)):
-        self._once(side, (i, scale, limits, side.now), lambda: side.cloud.show(self.clouds[i], score, limits))
-    if self.difference:
-        reach, change = (limits[1] - limits[0]) / 2, np.clip(left, *limits) - np.clip(right, *limits)
-        show = lambda: self.difference.show(self.clouds[i], change, (-reach, reach))
-        self._once("difference", (i, scale, limits, *now), show)
-    self._once("bars", limits, self._show_bars)
-    self._once("table", now, self._show_table)
+    for part, score, side in (("left", left, self.left), ("right", right, self.right)):
+        paint(part, (*state, side.now), lambda: overlay(sample.rgb, score, limits, mask=mask))
+    paint("difference", (*state, self.left.now, self.right.now), lambda: difference_picture(left, right, limits, mask))
+    paint("photo", (i, self.outline.value), lambda: (marked(sample.rgb.transpose(1, 2, 0), mask) * 255).astype(np.uint8))
 
 
 @patch
-def _show_bars(self: Explorer):
-    low, high = self.limits
-    self.bar.value = color_bar((low, high), width=500)
-    self.difference_bar.value = color_bar(((low - high) / 2, (high - low) / 2), DIVERGING, 250)
+def _show_clouds(self: Explorer):
+    "The clouds of both sides, and of their difference if there are no photos."
+    i, scale, limits, (_, left, right) = self.sample.value, self.scale.value, self.limits, self.view
+    for place, score, side in (("left", left, self.left), ("right", right, self.right)):
+        show = lambda: self.plots[place].show(self.clouds[i], score, limits)
+        self._once(f"{place} plot", (i, scale, limits, side.now), show)
+    if self.photos: return
+    reach, change = (limits[1] - limits[0]) / 2, np.clip(left, *limits) - np.clip(right, *limits)
+    show = lambda: self.plots["difference"].show(self.clouds[i], change, (-reach, reach))
+    self._once("difference plot", (i, scale, limits, self.left.now, self.right.now), show)
 
 
 @patch
-def _show_table(self: Explorer):
-    self.table.value = difference_table(self.left.now.metrics, self.right.now.metrics, not self.photos)
+def _show_tables(self: Explorer):
+    "The metrics of the two sides, and of all if there are more."
+    now, clouds = (self.left.now, self.right.now), not self.photos
+    show = lambda: setattr(self.table, "value", difference_table(*(one.metrics for one in now), clouds))
+    self._once("table", now, show)
+    if len(self.sides) == 2: return
+    where = {self.left.name: "left", self.right.name: "right"}
+    rows = {name: (where.get(name, ""), side.setting, side.now.metrics) for name, side in self.sides.items()}
+    state = (*where, *(side.now for side in self.sides.values()))
+    self._once("overview", state, lambda: setattr(self.overview, "value", overview_table(rows, clouds)))
 
 # %% ../../nbs/lab/06_explorer.ipynb #2dbc6b67
 @patch
-def set(self: Explorer,
-    left: dict | None = None,   # new weights of the left side by name
-    right: dict | None = None,  # of the right side
+def put(self: Explorer,
+    left: str | None = None,   # name of the one that shall stand on the left; None: as it is
+    right: str | None = None,  # on the right
 ):
-    "Move several controls at once; the pictures follow once."
-    for name, side, weights in (("left", self.left, left), ("right", self.right, right)):
-        check_weights(f"weight of the {name} side", side.detector, weights or {})
+    "Choose who stands where; the same name on both sides is refused."
+    names = {"left": self.menus["left"].value if left is None else left, "right": self.menus["right"].value if right is None else right}
+    for place, name in names.items():
+        if name not in self.sides: raise unknown_name(f"the {place} side", name, self.sides)
+    if names["left"] == names["right"]:
+        raise DataError("sides", f"{names['left']!r} on both", "two names", "List a detector twice to compare two of its settings.")
     self._held = True
     try:
-        for side, weights in ((self.left, left), (self.right, right)):
-            for name, value in (weights or {}).items():     # 0.1 + 0.2 would come back from the browser as 0.3
+        for place, name in names.items(): self.menus[place].value = name
+    finally: self._held = False
+    self._follow()
+
+
+@patch
+def _set(self: Explorer, moves):
+    "Move the controls of several sides at once: pairs of a side and its new weights."
+    self._held = True
+    try:
+        for side, weights in moves:
+            for name, value in weights.items():     # 0.1 + 0.2 would come back from the browser as 0.3
                 side.controls[name].value = round(value, 9) if isinstance(value, float) else value
     finally: self._held = False
     self._follow()
 
 
 @patch
-def _pressed(self: Explorer, button): self.reset()
+def set(self: Explorer,
+    left: dict | None = None,   # new weights of the one on the left by name
+    right: dict | None = None,  # of the one on the right
+):
+    "Move several controls at once; the pictures follow once."
+    for name, side, weights in (("left", self.left, left), ("right", self.right, right)):
+        check_weights(f"weight of the {name} side", side.detector, weights or {})
+    self._set([(self.left, left or {}), (self.right, right or {})])
+
+
+@patch
+def fit_colors(self: Explorer):
+    "Take the limits of the colours from the present scores of both sides."
+    for side in (self.left, self.right): side.limits = side.now.limits
+    self._follow()
+
+
+@patch
+def step(self: Explorer, by: int):
+    "The next sample, or the one before; after the last comes the first."
+    self.sample.value = (self.sample.value + by) % len(self.samples)
+
+
+@patch
+def _pressed(self: Explorer, button):
+    "Called by every button; each of these actions shows its own errors."
+    {self.button: self.reset, self.rescale: self.fit_colors, self.before: lambda: self.step(-1), self.after: lambda: self.step(1)}[button]()
 
 
 @patch
 def reset(self: Explorer):
-    "All weights as at the start."
-    self.set(self.left.start, self.right.start)
+    "All weights and colour limits as at the start, also of those who stand on no side."
+    for side in self.sides.values(): side.limits = side.first_limits
+    self._set([(side, side.start) for side in self.sides.values()])
 
 # %% ../../nbs/lab/06_explorer.ipynb #ed50f5c4
 def _still_axes(photos):
