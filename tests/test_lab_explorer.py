@@ -11,6 +11,7 @@ from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import Explorer, PointPicker, rank_map, score_limits
 from mmad_nb.lab.explorer import RANKS, difference_picture, normal_pixels
+from mmad_nb.lab.figures import widgets_in
 from mmad_nb.lab.picking import thinned
 
 
@@ -95,23 +96,28 @@ def test_metrics_are_computed_once_for_each_setting(one, monkeypatch):
 
 def test_what_did_not_change_is_not_rebuilt(one, monkeypatch):
     one.scale.value = "rank"
-    before, attribute = pictures(one), one.right.cloud.points.attribute
+    before, attribute = pictures(one), one.plots["right"].points.attribute
     painted, encode = [], module.png_bytes
     monkeypatch.setattr(module, "png_bytes", lambda p: painted.append(1) or encode(p))
     one.left.controls["alpha"].value = 0.4
     assert others(before, pictures(one)) == ["left", "difference"] and len(painted) == 2
-    assert one.right.cloud.points.attribute is attribute
+    assert one.plots["right"].points.attribute is attribute
     one.refresh()
     assert len(painted) == 2
 
 
-def test_shared_limits_repaint_both(one):
-    before = pictures(one)
-    one.left.controls["alpha"].value = 0.9          # more geometry: higher scores, so a wider scale for both
-    assert others(before, pictures(one)) == ["left", "right", "difference"]
+def test_the_colours_stay_while_a_weight_moves_until_they_are_rescaled(one):
+    before, limits = pictures(one), one.limits
     lows, highs = zip(one.left.now.limits, one.right.now.limits)
-    assert one.limits == (min(lows), max(highs)) and f"{max(highs):.3g}" in one.bar.value
-    assert one.left.now.limits == score_limits(one.left.now.maps)
+    assert limits == (min(lows), max(highs)) and one.left.now.limits == score_limits(one.left.now.maps)
+    one.left.controls["alpha"].value = 0.9          # more geometry: higher scores
+    assert one.limits == limits and others(before, pictures(one)) == ["left", "difference"]
+    moved = pictures(one)
+    one.rescale.click()
+    assert one.limits[1] > limits[1] and others(moved, pictures(one)) == ["left", "right", "difference"]
+    assert all(f"{one.limits[1]:.3g}" in one.bars[place].value for place in ("left", "right"))
+    one.reset()
+    assert one.limits == limits and pictures(one) == before
 
 
 def test_the_menu_starts_in_the_scale_that_can_be_compared(one, two):
@@ -164,26 +170,26 @@ def test_difference_signs_and_symmetry():
 def test_cameras_are_tied_in_the_browser(two):
     (link,) = two.link
     assert isinstance(link, ipywidgets.Widget)
-    assert link.source == (two.left.cloud.plot, "camera") and link.target == (two.right.cloud.plot, "camera")
+    assert link.source == (two.plots["left"].plot, "camera") and link.target == (two.plots["right"].plot, "camera")
 
 
 def test_the_view_survives_a_weight_but_not_another_sample(two):
-    for side in (two.left, two.right): side.cloud.plot.camera = [1.0] * 9
+    for part in two.plots.values(): part.plot.camera = [1.0] * 9
     two.left.controls["alpha"].value = 0.7
-    assert list(two.left.cloud.plot.camera) == list(two.right.cloud.plot.camera) == [1.0] * 9
+    assert list(two.plots["left"].plot.camera) == list(two.plots["right"].plot.camera) == [1.0] * 9
     two.sample.value = 1
-    assert list(two.left.cloud.plot.camera) == list(two.right.cloud.plot.camera) != [1.0] * 9
+    assert list(two.plots["left"].plot.camera) == list(two.plots["right"].plot.camera) != [1.0] * 9
 
 
 def test_clouds_carry_the_colours_of_the_maps(two):
     two.sample.value = 3
-    for side in (two.left, two.right):
+    for place, side in (("left", two.left), ("right", two.right)):
         row, column = two.clouds[3].pixel.T
-        np.testing.assert_allclose(side.cloud.points.attribute, np.clip((side.now.map(3, "rank")[row, column] - 0.9) / 0.1, 0, 1), atol=1e-5)
+        np.testing.assert_allclose(two.plots[place].points.attribute, np.clip((side.now.map(3, "rank")[row, column] - 0.9) / 0.1, 0, 1), atol=1e-5)
 
 
 def test_every_widget_is_changed_in_place(one):
-    parts = lambda: [one.left.cloud.plot, one.right.cloud.points, one.table, *one.images.values(), *one.box.children]
+    parts = lambda: [one.plots["left"].plot, one.plots["right"].points, one.table, *one.images.values(), *one.box.children]
     before = parts()
     one.set(left={"alpha": 0.9})
     one.sample.value, one.scale.value = 3, "rank"
@@ -224,15 +230,21 @@ def test_undefined_metrics_do_not_break_the_panel():
 def test_still_shows_both_settings_and_the_scale(one):
     fig = one.still()
     text = " ".join(t.get_text() for ax in fig.axes for t in [ax.title, *ax.texts]) + headline(fig)
-    for part in ("thing: dent", "left: α = 0.2", "right: α = 0.8", "image AUROC", "score"): assert part in text
+    for part in ("thing: dent", "left: Fake 1, α = 0.2", "right: Fake 2, α = 0.8", "image AUROC", "score"): assert part in text
+
+
+def spoken(box):
+    "Everything that the HTML widgets of a panel say."
+    return " ".join(w.value for w in widgets_in(box) if isinstance(w, ipywidgets.HTML))
 
 
 def test_repr_of_a_detector_is_text_not_markup():
     class Odd(Fake):
+        name = "<i>odd</i>"
         def __repr__(self): return "<b>odd</b>"
-    box = Explorer(Odd(), Fake(), SAMPLES).box
-    html = [w.value for row in box.children[1].children for w in row.children if isinstance(w, ipywidgets.HTML)]
-    assert "<b>left:</b> &lt;b&gt;odd&lt;/b&gt;" in html and any("share of &lt;geometry&gt;" in h for h in html)
+    said = spoken(Explorer([Odd(), Fake(), Fake(seed=2)], SAMPLES).box)
+    assert "&lt;b&gt;odd&lt;/b&gt;" in said and "share of &lt;geometry&gt;" in said and "rank of &lt;i&gt;odd" in said
+    assert "<b>odd" not in said and "<i>odd" not in said
 
 
 @pytest.mark.parametrize("left, message", [
@@ -254,6 +266,129 @@ def test_what_one_side_says_is_not_overwritten_by_the_other(one):
     one.right.controls["alpha"].value = 0.5
     assert torch.equal(one.left.now.maps, kept)
     torch.testing.assert_close(kept, one.left.detector.fuse(one.left.components, alpha=0.2))
+
+
+# Several detectors
+
+class Plain(Fake):
+    "No weights at all."
+    name, weights = "plain", ()
+    def fuse(self, components): return components["xyz"]
+
+
+@pytest.fixture
+def four(): return Explorer({"a": Fake(), "b": Fake(10.0, seed=1), "c": (shared := Fake(seed=2)), "d": (shared, {"alpha": .9, "rule": "max"})}, samples=SAMPLES)
+
+
+def shown(panel): return [w for place in ("left", "right") for w in panel.weights[place].children]
+
+
+def test_each_way_to_give_several():
+    a, b, c = Fake(), Fake(seed=1), Plain()
+    parts = {d: Fake(seed=4).components(SAMPLES) for d in (a, b, c)}
+    for given in (([a, b, c], SAMPLES, parts), ([a, b, c], None, SAMPLES, parts)):
+        panel = Explorer(*given)
+        assert list(panel.sides) == ["Fake 1", "Fake 2", "plain"] and panel.samples == SAMPLES
+    assert list(Explorer({"x": a, "y": (b, {"alpha": .1}), "z": c}, samples=SAMPLES, components=parts).sides) == ["x", "y", "z"]
+    assert (a.runs, b.runs, c.runs) == (0, 0, 0)
+    assert list(Explorer(c, a, SAMPLES, parts).sides) == ["plain", "Fake"]
+
+
+def test_any_two_stand_side_by_side(four):
+    assert (four.left.name, four.right.name) == ("a", "b") and [side.detector.runs for side in four.sides.values()] == [1, 1, 1, 1]
+    before = pictures(four)
+    four.menus["right"].value = "d"
+    assert others(before, pictures(four)) == ["right", "difference"] and four.right.weights == {"alpha": .9, "rule": "max"}
+    assert shown(four) == [four.sides["a"].box, four.sides["d"].box] and "rank of d" in four.titles["right"].value
+    four.sides["c"].controls["alpha"].value = .3                                  # who stands nowhere moves no picture
+    assert others(before, pictures(four)) == ["right", "difference"]
+    now = pictures(four)
+    four.menus["left"].value = "d"                                                # they change places
+    assert (four.left.name, four.right.name) == ("d", "a") and pictures(four)["left"] == now["right"] and pictures(four)["right"] == now["left"]
+    four.put(right="c")
+    assert shown(four) == [four.sides["d"].box, four.sides["c"].box] and [side.detector.runs for side in four.sides.values()] == [1, 1, 1, 1]
+    four.put("a", "b")
+    assert pictures(four) == before
+    for wrong in ({"left": "b"}, {"right": "e"}):
+        with pytest.raises(DataError): four.put(**wrong)
+    assert (four.left.name, four.right.name) == ("a", "b")
+
+
+def rows_of(panel):
+    "The table of all as lists of words."
+    import re
+    rows = re.findall("<tr>(.*?)</tr>", panel.overview.value)
+    return [[re.sub("<[^>]*>", "", cell).strip(" ★") for cell in re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
+
+
+def test_the_table_shows_all_with_their_present_weights(four):
+    assert rows_of(four)[0][:3] == ["side", "detector", "weights"] and len(rows_of(four)) == 5
+    four.sides["c"].controls["alpha"].value = .3
+    four.put(left="d")
+    rows = {row[1]: row for row in rows_of(four)[1:]}
+    assert [rows[name][0] for name in "abcd"] == ["", "right", "", "left"]
+    assert rows["c"][2] == "α = 0.3, rule = add" and rows["d"][2] == "α = 0.9, rule = max"
+    for name, side in four.sides.items():
+        assert rows[name][3:] == [f"{value:.3f}" for value in side.now.metrics.values()]
+    column = [float(rows[name][3]) for name in "abcd"]
+    assert four.overview.value.count("★</b>") >= 7 and f"<b>{max(column):.3f} ★</b>" in four.overview.value
+    assert Explorer(Fake(), Fake(seed=1), SAMPLES).overview.value == ""
+
+
+def test_each_keeps_its_weights_and_reset_moves_all(four):
+    four.set(left={"alpha": .1}, right={"rule": "max"})
+    four.put("c", "d")
+    four.set(left={"alpha": .2})
+    four.put("a", "b")
+    assert four.left.weights["alpha"] == .1 and four.right.weights["rule"] == "max" and four.sides["c"].weights["alpha"] == .2
+    four.reset()
+    assert all(side.weights == side.start for side in four.sides.values())
+
+
+def test_scores_are_the_scale_of_settings_of_one_detector():
+    one = Fake()
+    assert Explorer([one, (one, {"alpha": .1}), (one, {"alpha": .2})], SAMPLES).scale.value == "score"
+    assert Explorer([one, (one, {"alpha": .1}), Plain()], SAMPLES).scale.value == "rank"
+
+
+@pytest.mark.parametrize("given, message", [
+    (([Fake()], SAMPLES), "detectors: found 1; expected at least two"), (({}, SAMPLES), "found 0"), (([Fake(), "cfm"], SAMPLES), "detector 1: found str"),
+    (([Fake(), (Fake(), {"alpha": 7})], SAMPLES), "a number from 0 to 1"), (({"x": Fake(), "y": None}, SAMPLES), "'y': found NoneType"),
+    ((Fake(), None, SAMPLES), "the right side: found NoneType"), (([Fake(), Fake()],), "samples: found a NoneType")])
+def test_bad_lists_are_refused(given, message):
+    with pytest.raises(DataError, match=message): Explorer(*given)
+
+
+def test_what_cannot_be_put_together_is_refused_before_anybody_works():
+    class Photos(Fake): name, takes = "photos", (Sample,)
+    class Clouds(CloudFake): name, takes = "points", (Cloud,)
+    photo, cloud, clouds = Photos(), Clouds(), [make_cloud(), make_cloud("dent", 1)]
+    with pytest.raises(DataError, match="detector 'photos': found clouds; expected RGB-3D samples"): Explorer([cloud, photo], clouds)
+    with pytest.raises(DataError, match="detector 'points': found RGB-3D samples; expected clouds"): Explorer(photo, cloud, SAMPLES)
+    assert photo.runs == cloud.runs == 0
+
+
+def test_outline_steps_and_constant_maps(one):
+    before = pictures(one)
+    one.outline.value = False
+    assert others(before, pictures(one)) == list(PARTS)
+    one.outline.value = True
+    assert pictures(one) == before
+    one.before.click()
+    assert one.sample.value == len(SAMPLES) - 1 and "thing, dent" in one.titles["photo"].value
+    one.after.click(), one.after.click()
+    assert one.sample.value == 1 and "thing, good" in one.titles["photo"].value
+    assert "constant" not in one.bars["left"].value
+    one.left.detector.fuse = lambda components, **weights: 0 * components["rgb"] + .25
+    one.left.controls["alpha"].value = .3
+    assert "constant: every place has the score 0.25" in one.bars["left"].value and "constant" not in one.bars["right"].value
+
+
+def test_every_picture_has_a_heading(two):
+    assert set(two.titles) == {"left", "right", "difference", "photo", "left cloud", "right cloud"}
+    assert all(title.value for title in two.titles.values())
+    two.scale.value = "score"
+    assert "score of Fake 1" in two.titles["left"].value and "score of Fake 2, right" in two.titles["right cloud"].value
 
 
 # The point picker
@@ -332,14 +467,14 @@ def test_an_explorer_of_clouds():
     panel = Explorer(CloudFake(alpha), CloudFake(alpha, seed=1), clouds)
     panel.sample.value = 2
     panel.scale.value = "score"
-    left, right = panel.left.cloud, panel.right.cloud
-    assert [len(p.points.positions) for p in (left, right, panel.difference)] == [180] * 3 and len(panel.link) == 2
-    before = left.points.attribute.copy(), right.points.attribute.copy(), panel.difference.points.attribute.copy(), panel.table.value
+    left, right, difference = panel.plots.values()
+    assert [len(p.points.positions) for p in (left, right, difference)] == [180] * 3 and len(panel.link) == 2
+    before = left.points.attribute.copy(), right.points.attribute.copy(), difference.points.attribute.copy(), panel.table.value
     panel.left.controls["alpha"].value = 0.1
     assert (left.points.attribute != before[0]).any() and panel.table.value != before[3]
     low, high = panel.limits
     change = np.subtract(*(np.clip(side.now.maps[2].numpy(), low, high) for side in (panel.left, panel.right)))
-    assert np.allclose(panel.difference.points.attribute, np.clip(0.5 + change / (high - low), 0, 1), atol=1e-5)      # ½: no difference
+    assert np.allclose(difference.points.attribute, np.clip(0.5 + change / (high - low), 0, 1), atol=1e-5)      # ½: no difference
     assert panel.table.value.count("undefined") == 4
     panel.scale.value = "rank"
     ranks = panel.left.now.map(2, "rank")
