@@ -91,7 +91,7 @@ def difference_table(
         rows.append(f"<tr><th scope='row' style='{name_style}'>{metric_label(name, clouds)}</th>{numbers}</tr>")
     titles = "", "left", "right", "left − right"
     head = "".join(f"<th scope='col' style='{number_style}'>{title}</th>" for title in titles)
-    return f"<table style='min-width:330px'><tr>{head}</tr>{''.join(rows)}</table>"
+    return f"<table style='min-width:330px;line-height:1.3'><tr>{head}</tr>{''.join(rows)}</table>"
 
 # %% ../../nbs/lab/06_explorer.ipynb #e6a10003
 def overview_table(
@@ -112,7 +112,7 @@ def overview_table(
             text = "undefined" if value == "nan" else f"<b>{value} ★</b>" if value == top else f"{value} <span style='visibility:hidden'>★</span>"
             cells.append(f"<td style='{numbers}'>{text}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><tr>{''.join(head)}</tr>{''.join(body)}</table>"
+    return f"<table style='line-height:1.3'><tr>{''.join(head)}</tr>{''.join(body)}</table>"
 
 # %% ../../nbs/lab/06_explorer.ipynb #7600375a
 class Truth:
@@ -355,7 +355,7 @@ def _clouds(self: Explorer):
 def _pictures(self: Explorer):
     "Photo, both maps and the difference, of fixed size."
     import ipywidgets as W
-    self.images = {part: W.Image(format="png", layout=W.Layout(width="250px", height="250px")) for part in ("photo", "left", "right", "difference")}
+    self.images = {part: W.Image(format="png", layout=W.Layout(width="224px", height="224px")) for part in ("photo", "left", "right", "difference")}
     for part, image in self.images.items(): image.add_class(f"mmad-{part}-map")
     return self.images
 
@@ -444,9 +444,9 @@ def _show_titles(self: Explorer):
         words = {place: f"{scale} of {side.name}", f"{place} cloud": f"{scale} of {side.name}, {place}"}
         for part in words.keys() & self.titles.keys():
             self._once(f"title {part}", words[part], lambda: setattr(self.titles[part], "value", f"<b>{escape(words[part])}</b>"))
-        text = color_bar((low, high), width=250) + constant_text(np.asarray(side.now.maps[i]))
+        text = color_bar((low, high), width=224) + constant_text(np.asarray(side.now.maps[i]))
         self._once(f"bar {place}", text, lambda: setattr(self.bars[place], "value", text))
-    text = color_bar(((low - high) / 2, (high - low) / 2), DIVERGING, 250) + "<small>orange: right is higher; purple: left is higher</small>"
+    text = color_bar(((low - high) / 2, (high - low) / 2), DIVERGING, 224) + "<small>orange: right is higher; purple: left is higher</small>"
     self._once("bar difference", text, lambda: setattr(self.bars["difference"], "value", text))
     plain = {"difference": "left − right", "photo": f"photo: {self.samples[i].category}, {self.samples[i].defect}"}
     for part in plain.keys() & self.titles.keys():
@@ -563,7 +563,7 @@ def reset(self: Explorer):
 def _still_axes(photos):
     "Two rows of four axes, of which three are for clouds; without photos four for clouds, and one for the table."
     import matplotlib.pyplot as plt
-    fig = plt.figure(figsize=(8.2, 4.4) if photos else (11, 2.6), layout="constrained")
+    fig = plt.figure(figsize=(8, 4.2) if photos else (11, 2.6), layout="constrained")
     plt.close(fig)
     rows, columns, solid = (2, 4, (4, 5, 6)) if photos else (1, 5, (0, 1, 2, 3))
     axes = [fig.add_subplot(rows, columns, k + 1, projection="3d" if k in solid else None) for k in range(rows * columns)]
@@ -599,10 +599,10 @@ def still(self: Explorer):  # matplotlib Figure
         axes[0].imshow(marked(sample.rgb.transpose(1, 2, 0), self.shown_mask))
         for ax, score in zip(axes[1:3], (left, right)): ax.imshow(overlay(sample.rgb, score, (low, high), mask=self.shown_mask))
         axes[3].imshow(difference_picture(left, right, (low, high), self.shown_mask))
-    else: draw_cloud(axes[3], cloud, change, (-reach, reach), name=DIVERGING)
+    else: draw_cloud(axes[3], cloud, change, (-reach, reach), 4000, DIVERGING)
     below = axes[4:7] if self.photos else axes[:3]
-    draw_cloud(below[0], cloud, "mask")
-    for ax, score in zip(below[1:], (left, right)): draw_cloud(ax, cloud, score, (low, high))
+    draw_cloud(below[0], cloud, "mask", count=4000)
+    for ax, score in zip(below[1:], (left, right)): draw_cloud(ax, cloud, score, (low, high), 4000)
     _bottom_bar(fig, axes[1:3], (low, high), "magma")
     _bottom_bar(fig, axes[3], (-reach, reach), DIVERGING)
     titles = f"{sample.category}: {sample.defect}", f"left: {self.left}", f"right: {self.right}", "left − right"
