@@ -476,7 +476,7 @@ def rows(self: Study,
         for name in names:
             found.append((group, name, [self.spread(m, rule, group=group, **{by: name}) for m in metrics]))
         found.append((group, last, [self.spread(m, rule, group=group) for m in metrics]))
-    if len(groups) > 1 and groups[0].startswith("trained"):
+    if len(groups) > 1 and self.settings["protocol"] in ("one-vs-rest", "cross-dataset"):
         found.append(("all trainings", last, [self.spread(m, rule) for m in metrics]))
     return found
 

@@ -23,6 +23,7 @@ from ..core import DataError, png_bytes, unknown_name, written_beside
 from ..data import Cloud, Sample
 from .figures import (DOWN, LINES, THEME, UP, Chart, Frame, axis_range, close_with, cloud_plot, cloud_points, dot_svg, draw_cloud, front_view,
                                  marked, metric_label, overlay, packed, palette, point_scores, score_limits, show_panel, weakly, wide)
+from .kept import as_code, free_name
 from .sweeps import SweepCurve
 from ..scoring.evaluator import Evaluator
 from ..scoring.sweep import Stopped
@@ -30,8 +31,7 @@ from ..scoring.sweep import Stopped
 # %% auto #0
 __all__ = ['FLAGGED', 'Ablation', 'ablate', 'some_of', 'metric_table', 'color_bar', 'constant_text', 'kinds_of', 'ScoreStrip',
            'LiveCloud', 'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector',
-           'check_weights', 'component_strip', 'as_code', 'free_name', 'write_rows', 'AblationLab', 'Newest',
-           'asked_by_page']
+           'check_weights', 'component_strip', 'write_rows', 'AblationLab', 'Newest', 'asked_by_page']
 
 # %% ../../nbs/lab/04_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -287,31 +287,6 @@ def component_strip(
     return np.hstack([np.asarray(Image.fromarray(picture).resize((side, side))) for picture in pictures])
 
 # %% ../../nbs/lab/04_ablation.ipynb #b43cfc4c
-def as_code(
-    weights: dict,        # name -> value
-    clouds: bool = False, # whether the samples are clouds
-    more: bool = False,   # whether the detector's scores look at the components, too
-) -> str:
-    "The lines that give this result outside of the lab."
-    named = "".join(f", {name}={value!r}" for name, value in weights.items())
-    parts, asked = ("parts", f"maps, parts{named}") if more else ("detector.components(samples)", "maps")
-    return ("parts = detector.components(samples)\n" * more + f"maps = detector.fuse({parts}{named})\n"
-            f"print(evaluate(maps, {'[s.labels for s in samples]' if clouds else 'np.stack([s.mask for s in samples])'}, "
-            f"detector.image_scores({asked})))")
-
-
-def free_name(
-    path,          # wanted
-) -> Path:         # the same, or with -2, -3 ... before the ending
-    "A name that no file has yet."
-    path, number = Path(path), 1
-    free = path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
-
-
 def write_rows(
     rows: list,    # of (weights, metrics), both mappings
     path,          # of the CSV file
