@@ -4,7 +4,7 @@
     python .ci/stills.py --tidy-only nbs/...                tidy alone
 
 Text and PNG pictures stay (pictures are reduced to 800 pixels of width and 128 colours); live widgets, which would be megabytes and show nothing
-without a kernel, are dropped. Every notebook must stay under 300 kB.
+without a kernel, are dropped. Pictures get a text for those who do not see them (alt.py). Every notebook must stay under 300 kB.
 """
 import base64
 import io
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from alt import alt_text
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -28,7 +29,9 @@ MAX_WIDTH = 800
 
 def smaller(png: str) -> str:
     "The same picture, not too wide and with 128 colours; base64 in, base64 out."
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    if picture.mode == "P" and picture.width <= MAX_WIDTH: return png   # reduced before: it stays to the bit
+    picture = picture.convert("RGB")
     if picture.width > MAX_WIDTH:
         picture = picture.resize((MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width)), Image.Resampling.LANCZOS)
     out = io.BytesIO()
@@ -66,7 +69,7 @@ def tidy(notebook):
     "Drop what changes from run to run or shows nothing without a kernel, in place."
     for name in set(notebook.metadata) - {"kernelspec", "accelerator", "colab"}:
         del notebook.metadata[name]
-    for cell in notebook.cells:
+    for place, cell in enumerate(notebook.cells):
         cell.metadata = kept(cell.metadata)
         if cell.cell_type != "code":
             continue
@@ -78,6 +81,7 @@ def tidy(notebook):
             if output.get("metadata"):
                 output.metadata = {}
             if "image/png" in output.get("data", {}):
+                output.metadata = {"image/png": {"alt": alt_text(notebook.cells, place)}}
                 output.data["image/png"] = smaller(output.data["image/png"])
     return notebook
 

@@ -1,6 +1,8 @@
 """The documentation site, as far as it can be judged without Sphinx: `make docs` builds it and checks every link."""
+import base64
 import importlib
 import inspect
+import io
 import re
 import sys
 from pathlib import Path
@@ -123,3 +125,37 @@ def test_a_broken_link_and_a_foreign_script_are_found(tmp_path):
                                      '<script src="https://cdn.org/x.js"></script><img src="d.png">')
     (tmp_path / "b.html").write_text('<p id="there">')
     assert docs.wrong_links(tmp_path) == ["a.html loads https://cdn.org/x.js", "a.html: no place b.html#gone", "a.html: no c.html", "a.html: no d.png"]
+
+
+def cells(*texts):
+    return [nbformat.v4.new_code_cell(text[1:]) if text.startswith("%") else nbformat.v4.new_markdown_cell(text) for text in texts]
+
+
+def test_a_picture_is_put_into_words_from_its_page():
+    from alt import alt_text
+    code = '%ax.plot(x)\nax.set(xlabel="false $\\\\alpha$", title=f"loss of {name}")\nfig.colorbar(shown, label="mm")'
+    page = cells("# Title\n> One.", "## Blur it\nFirst sentence of the text. Below stands what a blur of `3` pixels does:", code)
+    assert alt_text(page, 2) == "Blur it. Curves: false α; loss of ... Below stands what a blur of 3 pixels does."
+    page += cells("Is it nice? The left curve is the **sharp** one. More is said here and not needed.\n<details>no picture</details>")
+    assert alt_text(page, 2).endswith("loss of ... The left curve is the sharp one.")        # a comment goes before an announcement
+    page[3].source = "## Another thing\nIt shows nothing of that picture."
+    assert alt_text(page, 2).endswith("a blur of 3 pixels does.")
+    page[2].source = "#| fig-alt: Two curves that cross\nplot()"
+    assert alt_text(page, 2) == "Two curves that cross"
+    long = cells("## " + "very " * 200 + "long", "%show()")
+    assert len(alt_text(long, 1)) <= 300 and alt_text(long, 1).endswith("very ...")
+
+
+def test_stills_write_the_words_and_leave_reduced_pictures_alone():
+    from PIL import Image
+    from stills import smaller, tidy
+
+    def png(mode):
+        out = io.BytesIO()
+        Image.radial_gradient("L").convert("RGB").convert(mode).save(out, "PNG")
+        return base64.b64encode(out.getvalue()).decode()
+    once = smaller(png("RGB"))
+    assert smaller(once) == once
+    page = nbformat.v4.new_notebook(cells=cells("## A ball\nThe picture shows a ball that is lit from above.", "%ball"))
+    page.cells[1].outputs = [nbformat.v4.new_output("display_data", {"image/png": once, "text/plain": "<Figure>"}, metadata={"image/png": {"width": 3}})]
+    assert tidy(page).cells[1].outputs[0].metadata == {"image/png": {"alt": "A ball. Picture. The picture shows a ball that is lit from above."}}

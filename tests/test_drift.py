@@ -103,6 +103,13 @@ def test_notebook_is_fit_to_read(path):
     assert "widgets" not in notebook["metadata"], "saved widget state"
     assert head[0].startswith("# ") and head[1].startswith("> "), "first cell: a title and one sentence"
     assert len(ids) == len(set(ids)), "cell ids repeat"
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                alt = output["metadata"].get("image/png", {}).get("alt", "")
+                assert len(alt.split()) > 2 and "<Figure" not in alt, f"cell {cell['id']}: a picture without words: run `.ci/stills.py --tidy-only` on the page"
+        if cell["cell_type"] == "markdown":
+            assert not re.search(r"!\[\s*\]\(|<img(?![^>]+alt=\"[^\"]+\")", "".join(cell["source"])), f"cell {cell['id']}: a picture without alt text"
 
 
 ROOMS = [r for r in "core data forge views features pretraining mapping prompts streams scoring detectors experiments lab exercises".split()
