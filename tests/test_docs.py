@@ -159,3 +159,20 @@ def test_stills_write_the_words_and_leave_reduced_pictures_alone():
     page = nbformat.v4.new_notebook(cells=cells("## A ball\nThe picture shows a ball that is lit from above.", "%ball"))
     page.cells[1].outputs = [nbformat.v4.new_output("display_data", {"image/png": once, "text/plain": "<Figure>"}, metadata={"image/png": {"width": 3}})]
     assert tidy(page).cells[1].outputs[0].metadata == {"image/png": {"alt": "A ball. Picture. The picture shows a ball that is lit from above."}}
+
+
+def test_every_word_is_in_the_dictionary_or_in_the_list():
+    pytest.importorskip("spylls", reason="pip install spylls")
+    import spelling
+    assert spelling.unknown(spelling.texts()) == {}, "mend it, or add it to .ci/words.txt"
+
+
+def test_spelling_looks_at_prose_docstrings_and_comments_alone():
+    import spelling
+    assert spelling.prose("A **w**ord, `kode`, $\\alhpa$ and [a link](http://x.org/misspeled) of\n```\nkode\n```\n").split() == "A word, , and [a link of".split()
+    source = '#| hide\n%pip install kode\ndef f(kode):  # a coment\n    "A docstrng."\n    return "txet"'
+    assert "coment" in spelling.comments(source) and "docstrng" in spelling.comments(source)
+    assert not {"kode", "txet", "hide"} & set(spelling.comments(source).split())
+    pytest.importorskip("spylls", reason="pip install spylls")
+    found = spelling.unknown([("here", "The colour of a speling eror in CFM and create_model, AUPRO's and x.kode, beside neighbors and gray."), ("there", "speling")])
+    assert found == {"speling": ["here", "there"], "eror": ["here"], "neighbors": ["here (American)"], "gray": ["here (American)"]}
