@@ -15,15 +15,17 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError
+from ..core.charts import share_of
 from ..detectors.base import weight_control
 from .figures import (DOWN, LINES, TEXT, THEME, Chart, Frame, axis_range, axis_ticks, band_svg, close_with, dot_svg, line_svg, metric_label,
                                  palette, show_panel, weakly, wide)
-from ..core.charts import share_of
 from ..scoring.evaluator import Evaluator, asked
 from ..scoring.sweep import Sweep, Turns, coarse_to_fine, gently
 
 # %% auto #0
-__all__ = ['Axis', 'log_range', 'weight_axis', 'ratio_axis', 'some_of', 'only_ratio', 'Intervals', 'says_nothing', 'SweepCurve']
+__all__ = ['MARKS', 'LEAST', 'Axis', 'log_range', 'weight_axis', 'ratio_axis', 'some_of', 'only_ratio', 'Intervals',
+           'says_nothing', 'SweepCurve', 'square_order', 'filled', 'cells_svg', 'contours_svg', 'bar_svg', 'mark_svg',
+           'HeatMap', 'SweepLab']
 
 # %% ../../nbs/lab/03_sweeps.ipynb #5e300014
 @dataclass(frozen=True)
@@ -299,3 +301,354 @@ def peak(self: SweepCurve) -> float:  # the position; the first of several
 def best_weights(self: SweepCurve) -> dict:
     "The weights at the peak."
     return self.axis.nearest(self.peak())
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300021
+def square_order(
+    columns: int,
+    rows: int,
+) -> list[int]:   # each of 0 .. rows * columns - 1 once; place n lies in column n % columns
+    "An order in which whole grids are finished one after the other, 2 x 2, 3 x 3, ..., each spread over the plane."
+    across, up = np.argsort(coarse_to_fine(columns)), np.argsort(coarse_to_fine(rows))
+    return sorted(range(rows * columns), key=lambda n: (max(across[n % columns], up[n // columns]), n))
+
+
+def filled(
+    values: np.ndarray,   # (rows, columns), NaN where not known
+    known: np.ndarray,    # bool, same shape
+) -> np.ndarray:          # same shape
+    "Each place that is not known takes the value of the nearest one that is."
+    if known.all() or not known.any(): return values
+    from scipy.ndimage import distance_transform_edt
+    near = distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return values[tuple(near)]
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300024
+def cells_svg(
+    frame: Frame,
+    x, y,                    # positions of the columns and of the rows, rising, from end to end of the frame
+    values: np.ndarray,      # (rows, columns); NaN is grey
+    limits: tuple,           # (low, high) of the colours
+    name: str = "viridis",   # a matplotlib colour map
+    crossed=None,            # (rows, columns) bool: crossed out
+) -> str:
+    "A coloured rectangle for each place of a grid."
+    def edges(values, limits, log):
+        "Half of the way to the neighbours."
+        at = share_of(values, limits, log)
+        return np.concatenate([[0], (at[1:] + at[:-1]) / 2, [1]])
+    across = frame.left + edges(x, frame.x_range, frame.x_log) * (frame.width - frame.left - frame.right)
+    up = frame.height - 40 - edges(y, frame.y_range, frame.y_log) * (frame.height - 50)
+    low, high = limits
+    shade = (np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1) * 255).astype(int)
+    colors = (palette(name) * 255).round().astype(int)
+    parts = ["<g shape-rendering='crispEdges'>"]
+    for j, i in np.ndindex(values.shape):
+        color = "#{:02x}{:02x}{:02x}".format(*colors[shade[j, i]]) if np.isfinite(values[j, i]) and not (crossed is not None and crossed[j, i]) else "#999"
+        left, right, low_y, high_y = (round(float(v), 1) for v in (across[i], across[i + 1], up[j], up[j + 1]))
+        parts.append(f"<path d='M{left} {high_y}H{right}V{low_y}H{left}Z' fill='{color}'/>")
+        if crossed is not None and crossed[j, i]: parts.append(f"<path d='M{left} {high_y}L{right} {low_y}M{right} {high_y}L{left} {low_y}' stroke='#000'/>")
+    return "".join([*parts, "</g>"])
+
+
+def contours_svg(
+    frame: Frame,
+    x, y,                 # positions of the columns and of the rows
+    values: np.ndarray,   # (rows, columns); NaN: no line there
+    levels,               # of the lines
+) -> str:
+    "Lines of equal values, each with its value once."
+    from contourpy import contour_generator
+    lines = contour_generator(np.asarray(frame.x(x)), np.asarray(frame.y(y)), np.ma.masked_invalid(values))
+    parts = []
+    for level in levels:
+        found = [line for line in lines.lines(level) if len(line) > 1]
+        parts += [f"<path d='M{'L'.join(f'{a:.1f} {b:.1f}' for a, b in line)}' fill='none' stroke='#fff' stroke-width='1.2'/>" for line in found]
+        if found:
+            a, b = max(found, key=len)[len(max(found, key=len)) // 2]
+            parts.append(f"<text x='{a:.1f}' y='{b + 4:.1f}' font-size='11' text-anchor='middle' fill='#000' stroke='#fff' stroke-width='3' "
+                         f"paint-order='stroke'>{level:g}</text>")
+    return "".join(parts)
+
+
+def bar_svg(frame: Frame, limits: tuple, name: str = "viridis") -> str:
+    "The colours of the cells with numbers, in the room on the right."
+    left, bottom, height, colors = frame.width - frame.right + 14, frame.height - 40, frame.height - 50, (palette(name)[4::8] * 255).round().astype(int)
+    parts, each = ["<g shape-rendering='crispEdges'>"], height / len(colors)
+    parts += [f"<rect x='{left}' y='{bottom - (n + 1) * each:.1f}' width='12' height='{each + .5:.1f}' fill='rgb({r},{g},{b})'/>" for n, (r, g, b) in enumerate(colors)]
+    for value in axis_ticks(*limits):
+        place = bottom - float(share_of(value, limits)) * height
+        parts.append(f"<path d='M{left + 12} {place:.1f}h4' stroke='{TEXT}'/><text x='{left + 19}' y='{place + 4:.1f}' font-size='12' fill='{TEXT}'>{value:g}</text>")
+    return "".join([*parts, "</g>"])
+
+
+MARKS = {"diamond": "m0 -8l8 8l-8 8l-8 -8Z", "star": "m0 -10l2.6 6.6l7 .4l-5.4 4.4l1.8 6.8l-6 -3.8l-6 3.8l1.8 -6.8l-5.4 -4.4l7 -.4Z"}
+
+
+def mark_svg(
+    frame: Frame,
+    x: float,
+    y: float,
+    shape: str,        # one of MARKS
+    label: str = "",   # for a mouse that rests on it
+) -> str:
+    "A white shape with a black edge, which stands out from any colour."
+    across, up = float(frame.x(x)), float(frame.y(y))
+    if not (np.isfinite(across) and np.isfinite(up)): return ""
+    return f"<path d='M{across:.1f} {up:.1f}{MARKS[shape]}' fill='#fff' stroke='#000' stroke-width='1.6'><title>{escape(label)}</title></path>"
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300027
+class HeatMap:
+    "Any metric over two weights, filled in from the background; a click moves both."
+    def __init__(self,
+        detector,              # with two numeric weights or more
+        components,            # what `detector.fuse` takes
+        evaluator: Evaluator,
+        names,                 # of the metrics to choose from
+        move=None,             # called with {weight: value, weight: value} of a place that was clicked
+        turns=None,            # shared with the sliders; None: its own
+        count: int = 21,       # positions of each weight
+        ask: bool = False,     # whether it waits until its button is pressed
+    ):
+        import ipywidgets as W
+        self.detector, self.components, self.evaluator, self.turns, self.count, self.known = detector, components, evaluator, turns or Turns(), count, {}
+        self.numeric = {w.name: w for w in detector.weights if not w.choices and not w.idle(components)}
+        self.clouds, self.share, self.move = evaluator.sizes is not None, float(evaluator.masks.mean()), move
+        options = [(w.symbol or w.name, w.name) for w in self.numeric.values()]
+        self.across, self.up = (wide(W.Dropdown(options=options, index=n if len(options) > n else None, description=label)) for n, label in enumerate(("to the right", "upwards")))
+        self.metric = wide(W.Dropdown(options=[(metric_label(n, self.clouds), n) for n in names], description="metric"))
+        logs = any(log_range(w) is not None for w in self.numeric.values())
+        self.log = W.Checkbox(description="log axes", indent=False, layout=W.Layout(width="100px", display=None if logs else "none"))
+        self.on = W.ToggleButton(value=not ask, description="draw the map", tooltip=f"computes {count} x {count} places in the background", layout=W.Layout(display=None if ask else "none"))
+        self.best = W.Button(description="go to best", tooltip="move both weights to the place with the highest value of this metric")
+        self.chart, self.text = Chart("the metric over two weights", placed=move and weakly(self._placed)), W.HTML()
+        self.sweep, self.drawn, self.asked, self.here = None, None, None, {}
+        self.one_at_a_time = threading.RLock()
+        row, few = W.Layout(flex_flow="row wrap"), "<small>A map needs two weights that are numbers and have an effect here.</small>"
+        self.box = W.VBox([self.metric, self.across, self.up, W.HBox([self.log, self.on, self.best], layout=row), self.chart.box, self.text]
+                          if len(options) > 1 else [W.HTML(few)])
+        for control in (self.metric, self.across, self.up, self.log, self.on): control.observe(weakly(self._again), "value")
+        self.best.on_click(weakly(self._go))
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300028
+@patch(as_prop=True)
+def axes(self: HeatMap) -> tuple:
+    "The axis to the right and the one upwards."
+    return tuple(weight_axis(self.numeric[menu.value], self.log.value, self.count) for menu in (self.across, self.up))
+
+
+@patch
+def find(self: HeatMap, weights: dict):
+    "The sweep over the plane, with the other weights as in `weights`; started if it is not there yet. What is not finished is given up."
+    axes = self.axes
+    names = tuple(name for axis in axes for name in axis.names)
+    others = {k: v for k, v in weights.items() if k not in names}
+    key = names, self.log.value, *others.items()
+    if key in self.known and self.known[key].future.done() and self.known[key].future.exception():
+        self.known.pop(key).future.result()
+    if key not in self.known:
+        self.known = {other: sweep for other, sweep in self.known.items() if sweep.future.done() or sweep.stop()}
+        places = [(x, y) for y in axes[1].values for x in axes[0].values]
+        self.known[key] = Sweep(self.evaluator, self.components, self.detector.fuse, names, places, self.turns, self.detector.image_scores, tell=self.draw,
+                                order=lambda count: square_order(len(axes[0].values), len(axes[1].values)), **others)
+    return self.known[key]
+
+
+@patch
+def stop(self: HeatMap):
+    "Give up all that is computed in the background."
+    for sweep in self.known.values(): sweep.stop()
+
+
+@patch
+def show(self: HeatMap, weights: dict, metrics):
+    "Show the map for this setting, and where on it we stand."
+    self.asked = weights, metrics
+    if len(self.numeric) < 2 or not self.on.value: return
+    if self.across.value == self.up.value:
+        self.sweep, self.text.value = None, "Choose two different weights."
+        return
+    with self.one_at_a_time: self.sweep, self.here = self.find(weights), dict(weights, value=metrics[self.metric.value])
+    self.draw(now=True)
+
+
+@patch
+def _again(self: HeatMap, change):
+    "Called by the menus."
+    if change["owner"] is self.on and not self.on.value: return self.stop()
+    if change["owner"] is self.on: self.known = {key: sweep for key, sweep in self.known.items() if sweep.future.done() and not sweep.stopped.is_set()}
+    with self.turns:
+        if self.asked is not None: self._tried(lambda: self.show(*self.asked))
+
+
+@patch
+def _tried(self: HeatMap, action):
+    "Do it; an error is shown, then raised: what a button raises is seen nowhere else."
+    try: action()
+    except Exception as error:
+        self.text.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        raise
+
+
+@patch
+def _placed(self: HeatMap, x: float, y: float):
+    "A click: hand on the nearest place."
+    self._tried(lambda: self.move(self.axes[0].nearest(x) | self.axes[1].nearest(y)))
+
+
+@patch
+def _go(self: HeatMap, button):
+    "To the best place."
+    self._tried(lambda: self.move and self.move(self.peak()))
+
+
+@patch
+def values(self: HeatMap) -> tuple:  # (rows, columns): values, which are known, which are of a map that says nothing
+    "The metric at every place."
+    shape, metrics = tuple(len(axis.values) for axis in self.axes[::-1]), list(self.sweep.metrics)
+    grid = lambda values, kind: np.array(values, kind).reshape(shape)
+    return (grid([np.nan if m is None else m[self.metric.value] for m in metrics], float), grid([m is not None for m in metrics], bool),
+            grid([m is not None and says_nothing(m, self.share) for m in metrics], bool))
+
+
+@patch
+def peak(self: HeatMap) -> dict:
+    "Both weights at the best place that is known; of equal ones at the one nearest to the default."
+    if self.sweep is None: raise DataError("go to best", "no place is known", "some", "Wait until the map is drawn.")
+    values, _, mute = self.values()
+    usable = np.where(mute | ~np.isfinite(values), -np.inf, values)
+    if not np.isfinite(usable).any(): raise DataError("go to best", "no place is known where the metric is defined", "some", "Wait until the map is drawn, or choose another metric.")
+    axes, away = self.axes, 0
+    for axis, shape in zip(axes, ((1, -1), (-1, 1))):
+        weight = self.numeric[axis.names[0]]
+        away = away + ((np.array(axis.values) - weight.default) / (weight.high - weight.low)).reshape(shape) ** 2
+    j, i = np.unravel_index(np.argmin(np.where(usable >= usable.max() - 1e-6, away, np.inf)), usable.shape)
+    return {axes[0].names[0]: axes[0].values[i], axes[1].names[0]: axes[1].values[j]}
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300029
+@patch
+def draw(self: HeatMap, now=False):
+    "Send the map to the picture, as far as it is known: when another whole grid is there, or at once."
+    if self.sweep is None: return
+    done = sum(m is not None for m in self.sweep.metrics)
+    if not (now or int(done ** .5) ** 2 == done or done == len(self.sweep.values)): return
+    with self.one_at_a_time:
+        axes, state = self.axes, (self.sweep, self.metric.value, done, *self.here.values())
+        if state == self.drawn or len(axes[0].values) * len(axes[1].values) != len(self.sweep.values): return
+        values, known, mute = self.values()
+        (x, y), usable = (axis.values for axis in axes), np.where(mute, np.nan, values)
+        ends = usable[np.isfinite(usable)]
+        limits = (0., 1.) if not len(ends) else axis_range(ends, .005) if np.ptp(ends) == 0 else (float(ends.min()), float(ends.max()))
+        frame = Frame((x[0], x[-1]), (y[0], y[-1]), axes[0].label, axes[1].label, height=330, right=80, x_log=axes[0].log, y_log=axes[1].log)
+        parts = [cells_svg(frame, x, y, filled(usable, known), limits, crossed=mute), bar_svg(frame, limits)]
+        if known.all(): parts.append(contours_svg(frame, x, y, usable, [v for v in axis_ticks(*limits) if limits[0] < v < limits[1]]))
+        top = self.peak() if len(ends) else None
+        if top: parts.append(mark_svg(frame, top[axes[0].names[0]], top[axes[1].names[0]], "star", "the best"))
+        parts.append(mark_svg(frame, self.here[axes[0].names[0]], self.here[axes[1].names[0]], "diamond", "now"))
+        self.chart.alt = self.words(values, known, mute, top)
+        self.text.value = f"<div style='max-width:460px;line-height:1.4'><small>◆ now, ★ best. {escape(self.chart.alt)}</small></div>"
+        self.chart.draw(frame, *parts)
+        self.drawn = state
+
+
+LEAST = .0005   # less is no difference in three digits
+
+
+@patch
+def words(self: HeatMap, values, known, mute, top) -> str:
+    "The map for those who do not see it."
+    names, metric = [axis.label for axis in self.axes], metric_label(self.metric.value, self.clouds)
+    keys = [axis.names[0] for axis in self.axes]
+    said = lambda weights: ", ".join(f"{label} = {weights[key]:.3g}" for label, key in zip(names, keys))
+    progress = "" if known.all() else f" {known.sum()} of {known.size} places are known."
+    if top is None: return f"{metric} over {names[0]} and {names[1]}: " + ("it is undefined for these samples: is there a defective and a good one?" if known.any() else "nothing is known yet.") + progress
+    usable = values[np.isfinite(values) & ~mute]
+    alike = int((usable >= usable.max() - LEAST).sum())
+    return (f"{metric} over {names[0]} and {names[1]}: best {usable.max():.3f} at {said(top)}" + (f", and {alike - 1} places are as good within {LEAST:g}" if alike > 1 else "")
+            + f"; lowest {usable.min():.3f}; now {self.here['value']:.3f} at {said(self.here)}." + (f" {mute.sum()} crossed out: the map has one value everywhere and says nothing." if mute.any() else "") + progress)
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300031
+class SweepLab:
+    "Sliders for all weights of a detector, the curve over one of them and the map over two."
+    def __init__(self,
+        detector,              # fitted
+        components,            # of the samples
+        evaluator: Evaluator,  # of their masks
+        count: int = 21,       # positions of each weight on the map
+        **band,                # interval, twins and band, as for SweepCurve
+    ):
+        import ipywidgets as W
+        self.detector, self.components, self.evaluator, self._held = detector, components, evaluator, False
+        self.controls = {w.name: wide(weight_control(w, components)) for w in detector.weights}
+        self.metrics = self._measure()
+        names = [name for name, value in self.metrics.items() if not np.isnan(value)] or list(self.metrics)
+        self.curve = SweepCurve(detector, components, evaluator, names, weakly(self.set), **band)
+        self.map = HeatMap(detector, components, evaluator, names, weakly(self.set), self.curve.turns, count)
+        self.numbers, self.message = W.HTML(), W.HTML()
+        for control in (*self.controls.values(), self.curve.weight, self.curve.metric): control.observe(weakly(self._follow), "value")
+        self.curve.best.on_click(weakly(self._best))
+        sliders = W.VBox([*self.controls.values(), self.numbers, self.message])
+        self.box = W.VBox([W.HBox([W.VBox([sliders, self.curve.box]), self.map.box], layout=W.Layout(flex_flow="row wrap")), W.HTML(THEME)])
+        self.close = close_with(self, self.box, also=[self.curve.stop, self.map.stop])
+        self.refresh()
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300032
+@patch(as_prop=True)
+def weights(self: SweepLab) -> dict:
+    "The value of each weight's control."
+    return {name: control.value for name, control in self.controls.items()}
+
+
+@patch
+def _measure(self: SweepLab):
+    "All metrics with the present weights."
+    return self.evaluator.evaluate(self.components, self.detector.image_scores, "exact", self.detector.fuse, **self.weights)
+
+
+@patch
+def _follow(self: SweepLab, change):
+    "Called by every control."
+    if not self._held: self._guarded(self.refresh)
+
+
+@patch
+def _guarded(self: SweepLab, action):
+    "Do it; an error is shown in the panel, then raised."
+    try:
+        with self.curve.turns:
+            self.message.value = ""
+            action()
+    except Exception as error:
+        self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        raise
+
+
+@patch
+def refresh(self: SweepLab):
+    "Metrics of the present weights, and where they stand on curve and map."
+    self.metrics = self._measure()
+    clouds = self.evaluator.sizes is not None
+    shown = (f"{metric_label(name, clouds)} <b>{value:.3f}</b>" for name, value in self.metrics.items() if not np.isnan(value))
+    self.numbers.value = f"<div style='max-width:430px;line-height:1.5'>{', '.join(shown)}</div>"
+    self.curve.show(self.weights, self.metrics)
+    self.map.show(self.weights, self.metrics)
+
+
+@patch
+def set(self: SweepLab, weights: dict):
+    "Move several controls at once."
+    self._held = True
+    try:
+        for name, value in weights.items(): self.controls[name].value = round(value, 9)
+    finally: self._held = False
+    self._guarded(self.refresh)
+
+
+@patch
+def _best(self: SweepLab, button):
+    "To the peak of the curve."
+    self._guarded(lambda: self.set(self.curve.best_weights()))
+
+
+@patch
+def _ipython_display_(self: SweepLab):
+    show_panel(self)
