@@ -24,14 +24,14 @@ from ..data import Cloud, Sample
 from .figures import (DOWN, LINES, THEME, UP, Chart, Frame, axis_range, close_with, cloud_plot, cloud_points, dot_svg, draw_cloud, front_view,
                                  marked, metric_label, overlay, packed, palette, point_scores, score_limits, show_panel, weakly, wide)
 from .kept import as_code, free_name
-from .sweeps import SweepCurve
+from .sweeps import SweepCurve, some_of
 from ..scoring.evaluator import Evaluator
 from ..scoring.sweep import Stopped
 
 # %% auto #0
-__all__ = ['FLAGGED', 'Ablation', 'ablate', 'some_of', 'metric_table', 'color_bar', 'constant_text', 'kinds_of', 'ScoreStrip',
-           'LiveCloud', 'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector',
-           'check_weights', 'component_strip', 'write_rows', 'AblationLab', 'Newest', 'asked_by_page']
+__all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_table', 'color_bar', 'constant_text', 'kinds_of', 'ScoreStrip', 'LiveCloud',
+           'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector', 'check_weights',
+           'component_strip', 'write_rows', 'AblationLab', 'Newest', 'asked_by_page']
 
 # %% ../../nbs/lab/04_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -57,16 +57,6 @@ def ablate(
     "Fuse `components` with these `weights`; no network runs."
     maps, (scores,) = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
     return Ablation(weights, maps, scores.float().cpu(), evaluator)                # the maps stay where the components lie, perhaps on a GPU
-
-
-def some_of(
-    components,            # what `detector.components(samples)` gave
-    evaluator: Evaluator,  # of these samples
-    images: slice,         # numbers of samples
-):                         # the components of these
-    "The components of some of the samples, as `fuse` takes them."
-    if not isinstance(components, dict): return components[images]
-    return {name: values[images if isinstance(values, list) else evaluator.span(images)] for name, values in components.items()}
 
 # %% ../../nbs/lab/04_ablation.ipynb #e0b0e02d
 def metric_table(
@@ -536,15 +526,15 @@ def renew(self: AblationLab, pause=lambda: None):
 
 
 @patch
-def _clicked(self: AblationLab, name: str, value: float):
-    "A place on the curve: move the weight there."
-    self.set(**{name: round(value, 2)})
+def _clicked(self: AblationLab, weights: dict):
+    "A place on the curve: move there."
+    self.set(**weights)
 
 
 @patch
 def go_to_best(self: AblationLab):
     "Move the weight of the curve to the place where its metric is highest."
-    self.set(**{self.curve.weight.value: self.curve.peak()})
+    self.set(**self.curve.best_weights())
 
 
 @patch
