@@ -452,7 +452,7 @@ def test_the_panel_from_the_first_row_to_the_last(sliders, tmp_path):
     assert table.other.value == "second" and "row 1 against second" in press(table, "compare") and "smaller" in table.beside.value
     table.name.value = "first"
     assert "row 1 is now first" in press(table, "rename") and table.list.value == "first" and [o[1] for o in table.list.options] == ["first", "second"]
-    assert "undo brings it back" in press(table, "delete") and table.list.value is None and "undone: delete" in press(table, "undo")
+    assert "undo brings it back" in press(table, "delete") and table.list.value is None and "undone: delete" in press(table, "undo") and table.list.value == "first"
     assert [row.name for row in table.kept] == ["first", "second"] and len(sliders.set) == 2
     table.file.value = "study"
     assert "2 rows saved" in press(table, "save") and "study-2.json" in press(table, "save")
@@ -521,3 +521,8 @@ def test_nothing_keeps_the_lab_or_the_panel_alive(tmp_path):
     del sliders
     gc.collect()
     assert [r() for r in gone] == [None, None] and all(part.comm is None for part in parts)
+
+
+def test_keys_stay_in_the_panel(sliders):
+    "What the one line does is looked at in a browser; here: it is in the panel, and it is one attribute without quotes of its own."
+    assert K.own_keys() in sliders.table.box.children[-1].value and '"' not in K.OWN_KEYS and K.OWN_KEYS.count("{") == K.OWN_KEYS.count("}")

@@ -22,18 +22,18 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from ..core.charts import DOWN, THEME
+from ..core.charts import DOWN, NOTHING, THEME
 from ..core.runtime import DataError, content_hash, unknown_name, written_beside
 from ..data import Cloud
 from ..experiments.protocols import Study, fingerprint, load_study, versions_here
 from .figures import close_with, metric_label, show_panel, weakly
 
 # %% auto #0
-__all__ = ['SPLITS', 'STEPS', 'LIVE', 'NEXT', 'COPY', 'plain', 'without_nan', 'KeptRow', 'Origin', 'content_of', 'split_of',
-           'set_of', 'title_of', 'learned_by', 'settings_of', 'origin_of', 'set_difference', 'origin_differences',
-           'KeptSettings', 'check_name', 'check_numbers', 'check_intervals', 'free_row', 'Table', 'number_text',
-           'weight_text', 'difference_text', 'every', 'free_name', 'records_of', 'rows_in', 'user_names', 'name_of',
-           'live_number', 'live', 'as_code', 'code_of', 'code_html', 'KeptTable']
+__all__ = ['SPLITS', 'STEPS', 'LIVE', 'NEXT', 'COPY', 'OWN_KEYS', 'plain', 'without_nan', 'KeptRow', 'Origin', 'content_of',
+           'split_of', 'set_of', 'title_of', 'learned_by', 'settings_of', 'origin_of', 'set_difference',
+           'origin_differences', 'KeptSettings', 'check_name', 'check_numbers', 'check_intervals', 'free_row', 'Table',
+           'number_text', 'weight_text', 'difference_text', 'every', 'free_name', 'records_of', 'rows_in', 'user_names',
+           'name_of', 'live_number', 'live', 'as_code', 'code_of', 'code_html', 'own_keys', 'KeptTable']
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900009
 def plain(value):
@@ -682,6 +682,17 @@ def code_html(
             f"<pre tabindex='0' aria-label='the code' class='tex2jax_ignore mathjax_ignore' style='margin:6px 0;line-height:1.4;overflow-x:auto;user-select:text'>{escape(code)}</pre></div>")
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900044
+# hears each key before JupyterLab does; what is typed into a field, Escape, and keys with Ctrl, Alt or Command go their usual way
+OWN_KEYS = ("if(!window.mmadKeys){window.mmadKeys=e=>{const t=e.target;if(!t.closest||!t.closest('[class*=mmad-]')||t.matches(':read-write'))return;"
+            "const usual=e.ctrlKey||e.metaKey||e.altKey||e.key==='Escape'||e.shiftKey&&e.key==='Enter';"
+            "t.toggleAttribute('data-lm-suppress-shortcuts',!usual)};window.addEventListener('keydown',window.mmadKeys,true)}")
+
+
+def own_keys() -> str:   # HTML that has to lie in the panel
+    "Keys that are pressed in a panel (anything with a class mmad-...) stay there: arrows move through its lists, not through the cells."
+    return f'<img src="{NOTHING}" alt="" onload="{OWN_KEYS}" style="position:absolute">'
+
+
 class KeptTable:
     "The kept rows as a list and a table, with everything that can be done with them."
     def __init__(self,
@@ -720,7 +731,8 @@ def _controls(self: KeptTable):
     for one in self.buttons.values(): one.on_click(weakly(self._pressed))
     self.list.observe(weakly(self._chosen), "value")
     self.files.observe(weakly(self._named), "value")
-    self.table, self.beside, self.message = W.HTML(), W.HTML(), W.HTML()
+    self.table, self.beside = (W.HTML(layout=W.Layout(overflow="auto", max_width="100%")) for _ in range(2))
+    self.message = W.HTML()
 
 
 @patch
@@ -731,7 +743,7 @@ def _arrange(self: KeptTable):
     row = lambda *parts: W.HBox([self.buttons.get(part, part) if isinstance(part, str) else part for part in parts], layout=wrap)
     left = W.VBox([row(self.name, "keep"), self.list, row("set sliders", "rename", "delete", "undo"), row(self.other, "compare")])
     self.box = W.VBox([W.HBox([left, self.table], layout=wrap), self.beside, row(self.file, "save", "load", "CSV", "Markdown"), self.files, self.message,
-                       W.HTML(THEME)])
+                       W.HTML(THEME + own_keys())])
     self.box.add_class("mmad-kept")
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900045
@@ -846,9 +858,10 @@ def delete(self: KeptTable):
 @patch
 def undo(self: KeptTable):
     "Take the last step back."
+    before = {row.name for row in self.kept}
     done = self.kept.undo()
     self.beside.value = ""
-    self.show()
+    self.show(next((row.name for row in self.kept if row.name not in before), None))     # what came back
     self.say(f"undone: {done}")
 
 
