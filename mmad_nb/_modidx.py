@@ -2159,6 +2159,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mmad_nb.lab.kept.number_text': ('lab/kept.html#number_text', 'mmad_nb/lab/kept.py'),
                                   'mmad_nb.lab.kept.origin_differences': ('lab/kept.html#origin_differences', 'mmad_nb/lab/kept.py'),
                                   'mmad_nb.lab.kept.origin_of': ('lab/kept.html#origin_of', 'mmad_nb/lab/kept.py'),
+                                  'mmad_nb.lab.kept.own_keys': ('lab/kept.html#own_keys', 'mmad_nb/lab/kept.py'),
                                   'mmad_nb.lab.kept.plain': ('lab/kept.html#plain', 'mmad_nb/lab/kept.py'),
                                   'mmad_nb.lab.kept.records_of': ('lab/kept.html#records_of', 'mmad_nb/lab/kept.py'),
                                   'mmad_nb.lab.kept.rows_in': ('lab/kept.html#rows_in', 'mmad_nb/lab/kept.py'),
