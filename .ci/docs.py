@@ -93,7 +93,7 @@ def same_everywhere() -> dict[str, str]:
 
 
 def words(thing, name: str, owner: type | None = None) -> tuple[str, dict]:
-    "Docstring and docments. What a method does not say, the class above may; what nobody says about a parameter is the same everywhere."
+    "Docstring and docments. What a method does not say, the class above may; what nobody says is a weight's meaning, or the same everywhere."
     kinds = owner.__mro__[1:] if owner else ()
     text, meant = inspect.cleandoc(thing.__doc__ or ""), parameters(thing)
     for other in (own for kind in kinds if (own := members(kind).get(name))):
@@ -101,7 +101,8 @@ def words(thing, name: str, owner: type | None = None) -> tuple[str, dict]:
         for key, value in parameters(other).items():
             if key in meant: meant[key]["docment"] = meant[key]["docment"] or value["docment"]
     usual = same_everywhere()
-    for key, value in meant.items(): value["docment"] = value["docment"] or usual.get(f"{name}.{key}") or usual.get(key)
+    if isinstance(getattr(owner, "weights", None), tuple): usual |= {weight.name: weight.meaning for weight in owner.weights}   # a detector's
+    for key, value in meant.items(): value["docment"] = value["docment"] or usual.get(f"{name}.{key}") or usual.get(key, "")
     return text, meant
 
 

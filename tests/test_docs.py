@@ -176,3 +176,18 @@ def test_spelling_looks_at_prose_docstrings_and_comments_alone():
     pytest.importorskip("spylls", reason="pip install spylls")
     found = spelling.unknown([("here", "The colour of a speling eror in CFM and create_model, AUPRO's and x.kode, beside neighbors and gray."), ("there", "speling")])
     assert found == {"speling": ["here", "there"], "eror": ["here"], "neighbors": ["here (American)"], "gray": ["here (American)"]}
+
+
+# What nbs/core/06_words.ipynb calls by another name. Where a page quotes a paper or a file's name it may stand: name page and cell here.
+NOT_OURS = r"\b(back-?bones?|hyper-?parameters?|ground.truth|heat ?maps?|depth images?|range images?|(RGB|colou?r) images?|point-clouds?|(defect|anomaly)-free|feature vectors?|nominal samples?)\b"
+QUOTED = {"data/03_datasets c86e18ca", "data/05_clouds 46890c83", "forge/02_defects 273209c5", "forge/05_forge_clouds 7a493e62", "core/06_words d0c00004"}
+
+
+def test_pages_use_the_words_of_the_glossary():
+    found = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        page = path.relative_to(ROOT / "nbs").with_suffix("").as_posix()
+        for cell in nbformat.read(path, as_version=4).cells:
+            text = re.sub(r"`[^`]+`", "", cell.source) if cell.cell_type == "markdown" else ""
+            found += [(f"{page} {cell.id}", match[0]) for match in re.finditer(NOT_OURS, text, re.I) if f"{page} {cell.id}" not in QUOTED]
+    assert found == [], "nbs/core/06_words.ipynb has the house's word"

@@ -190,7 +190,7 @@ class LampPanel:
         size: int = 224,         # pixels along each edge
     ):
         import ipywidgets as W
-        self.azimuth = W.FloatSlider(value=135, min=0, max=360, step=5, description="azimuth")
+        self.azimuth = W.FloatSlider(value=225, min=0, max=360, step=5, description="azimuth")
         self.elevation = W.FloatSlider(value=45, min=10, max=90, step=5, description="elevation")
         self.photo = W.Image(width=320)
         self.setup, rays = draw_setup(0), view_rays(size)
@@ -206,6 +206,6 @@ class LampPanel:
     def refresh(self, change=None):
         "Photograph the object under the chosen light."
         a, e = math.radians(self.azimuth.value), math.radians(self.elevation.value)
-        self.light = unit([math.cos(a) * math.cos(e), -math.sin(a) * math.cos(e), -math.sin(e)])
+        self.light = unit([math.cos(a) * math.cos(e), math.sin(a) * math.cos(e), -math.sin(e)])
         self.image = photograph(self.surface, self.xyz, self.light)
         self.photo.value = png_bytes((self.image * 255).astype(np.uint8).transpose(1, 2, 0))

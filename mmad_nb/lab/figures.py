@@ -120,11 +120,11 @@ def _axes(rows, columns, size):
 def depth_picture(
     sample: Sample,
 ) -> tuple:  # (H,W,3) float colours, (low, high) in the unit of xyz
-    "Distance to the camera, near in dark and far in light, and the limits of the colours."
+    "Distance to the camera, near in light and far in dark, and the limits of the colours."
     depth = np.where(sample.valid, sample.xyz[2], np.nan)
-    if not sample.valid.any(): return colored(depth, (0, 1), "cividis"), (0.0, 1.0)
+    if not sample.valid.any(): return colored(depth, (0, 1), "cividis_r"), (0.0, 1.0)
     limits = tuple(float(q) for q in np.nanquantile(depth, (0.01, 0.99)))
-    return colored(depth, limits, "cividis"), limits
+    return colored(depth, limits, "cividis_r"), limits
 
 # %% ../../nbs/lab/01_figures.ipynb #e8d2eec5
 def normals_picture(

@@ -472,7 +472,7 @@ def attribute_loss(
     model: nn.Module,              # tiny_clip
     table: Attributes,
     batch: Batch,
-    state: Sequence[float] = (1, 0)  # weight of the state: asked of the last class token, of that after block 8
+    state: Sequence[float] = (1, 0)  # weight of the state: asked of the last class token, of that after block 7
 ) -> torch.Tensor:
     "Pictures and patches against the table."
     outputs = window_tokens(model.visual, batch, taps=(-1, 3, 7))
