@@ -13,9 +13,9 @@ import numpy as np
 from .runtime import DataError
 
 # %% auto #0
-__all__ = ['LINES', 'UP', 'DOWN', 'THEME', 'TEXT', 'FAINT', 'TELL', 'PICK', 'AGAIN', 'NOTHING', 'WHERE', 'HEIGHT', 'axis_ticks',
-           'share_of', 'value_at', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart', 'color_bar',
-           'title_row', 'titled']
+__all__ = ['LINES', 'UP', 'DOWN', 'THEME', 'TEXT', 'FAINT', 'TELL', 'PICK', 'AGAIN', 'NOTHING', 'WHERE', 'HEIGHT', 'DEFECT',
+           'axis_ticks', 'share_of', 'value_at', 'Frame', 'frame_svg', 'line_svg', 'band_svg', 'dot_svg', 'Chart',
+           'color_bar', 'title_row', 'titled', 'outline', 'marked']
 
 # %% ../../nbs/core/04_charts.ipynb #e4a00007
 # Okabe and Ito: told apart by everyone
@@ -219,3 +219,29 @@ def titled(
     width = getattr(picture, "width", "") or picture.layout.width or "224"
     under = [W.HTML(foot) if isinstance(foot, str) else foot] if foot is not None else []
     return W.VBox([W.HTML(title_row(titles, int(str(width).removesuffix("px")))), picture, *under])
+
+# %% ../../nbs/core/04_charts.ipynb #a7ae66ac
+DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
+
+
+def outline(
+    mask: np.ndarray | None,  # (H,W) bool; None where nothing is known
+    width: int = 2,           # pixels
+) -> np.ndarray | None:       # (H,W) bool
+    "The ring of pixels just outside of `mask`, so that nothing inside it is hidden."
+    if mask is None: return None
+    grown = np.pad(mask, width)
+    for _ in range(width):
+        grown = grown | np.roll(grown, 1, 0) | np.roll(grown, -1, 0) | np.roll(grown, 1, 1) | np.roll(grown, -1, 1)
+    return grown[width:-width, width:-width] & ~mask
+
+# %% ../../nbs/core/04_charts.ipynb #730f3f86
+def marked(
+    picture: np.ndarray,      # (H,W,3) float in [0,1]
+    mask: np.ndarray | None,  # (H,W) bool: defective
+    width: int = 2,           # of the line, in pixels
+) -> np.ndarray:              # (H,W,3), a copy
+    "The `picture` with the defect outlined."
+    from matplotlib.colors import to_rgb
+    if mask is None: return picture.copy()
+    return np.where(outline(mask, width)[..., None], np.float32(to_rgb(DEFECT)), picture)

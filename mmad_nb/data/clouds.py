@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.runtime import DataError
+from ..core.widgets import described
 from .datasets import CaptureFolders, Entry, _open, by_stem, check_coordinates, rounding, visible
 from .sample import Cloud, CloudView, check_amount
 
@@ -570,3 +571,4 @@ class CloudPanel:
         self.cloud = self.dataset[self.index.value]
         self.view.show(self.cloud.points, label_colors(self.cloud), aim=True)
         self.label.value = f"{self.cloud.id}: {len(self.cloud)} points, {int(self.cloud.labels.sum())} defective"
+        described(self.view.plot, f"cloud, defect in orange: {self.label.value}")

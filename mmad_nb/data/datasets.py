@@ -24,6 +24,8 @@ import numpy as np
 
 from .. import __version__
 from ..core.runtime import DataError, progress, unknown_name, written_beside
+from ..core.widgets import described
+from ..core.charts import titled
 from .prepare import Foreground, check_sample, check_settings, check_size, find_foreground, square
 from .sample import Sample, check_amount
 
@@ -660,7 +662,7 @@ class BrowsePanel:
         self.dataset, self.label, self.picture = dataset, W.Label(), W.Image(width=660)
         self.index = W.IntSlider(value=0, min=0, max=len(dataset) - 1, description="capture")
         self.index.observe(self.refresh, "value")
-        self.box = W.VBox([self.index, self.label, self.picture])
+        self.box = W.VBox([self.index, self.label, titled(self.picture, "photo", "distance, near is bright", "defect over grey")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -670,3 +672,4 @@ class BrowsePanel:
         png = io.BytesIO()
         Image.fromarray(capture_picture(self.sample)).save(png, "PNG")
         self.picture.value, self.label.value = png.getvalue(), repr(self.sample)
+        described(self.picture, f"photo, distance and defect of capture {self.index.value}: {self.sample.category}, {self.sample.defect}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.runtime import DataError
+from ..core.widgets import described
 from .datasets import CaptureFolders, Entry, _open, _picture, check_flag, read_mask, read_rgb, visible
 from .prepare import check_size, square
 from .sample import CloudView, Sample
@@ -276,3 +277,4 @@ class FocalPanel:
         self.view.show(positions, np.full(positions.shape, [0.44, 0.56, 0.69]))
         self.width = float(np.ptp(points[0]))
         self.label.value = f"the picture is {self.width:.2f} m wide"
+        described(self.view.plot, f"points seen from the side: {self.label.value}")

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..core.runtime import DataError
+from ..core.widgets import described
 from .sample import Cloud, CloudView
 
 # %% auto #0
@@ -159,3 +160,4 @@ class NormalsPanel:
         self.error = np.degrees(np.arccos(np.clip((normals * truth).sum(1), -1, 1)))
         self.view.show(points, (normals + 1) / 2)
         self.label.value = f"median error {np.median(self.error):.1f} degrees, worst tenth above {np.quantile(self.error, .9):.1f}"
+        described(self.view.plot, f"a box with rounded edges, coloured by its normals: {self.label.value}")

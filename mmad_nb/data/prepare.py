@@ -13,6 +13,8 @@ from numbers import Integral, Real
 import numpy as np
 
 from ..core.runtime import DataError, unknown_name
+from ..core.widgets import described
+from ..core.charts import titled
 from .sample import Sample, check_amount
 
 # %% auto #0
@@ -349,7 +351,7 @@ class PreparePanel:
         self.distance = W.FloatSlider(value=5, min=0, max=20, step=0.5, description="table, mm")
         self.eps = W.FloatSlider(value=6, min=0.2, max=20, step=0.2, description="eps, mm")
         for control in (self.distance, self.eps): control.observe(self.refresh, "value")
-        self.box = W.HBox([self.picture, W.VBox([self.distance, self.eps, self.label])])
+        self.box = W.HBox([titled(self.picture, "object in colour, table grey, rest orange"), W.VBox([self.distance, self.eps, self.label])])
         self.refresh()
 
     def refresh(self, change=None):
@@ -360,3 +362,4 @@ class PreparePanel:
         Image.fromarray(foreground_picture(self.sample, self.seen)).save(png, "PNG")
         self.picture.value = png.getvalue()
         self.label.value = f"{self.seen.kept.sum()} of {self.sample.valid.sum()} points kept {self.seen.note}"
+        described(self.picture, f"{self.sample.category}: {self.label.value}")

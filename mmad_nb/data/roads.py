@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.runtime import DataError, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import titled
 from .datasets import Captures, Entry, by_stem, read_mask, read_rgb, visible
 from .eyecandies import read_grey16
 from .prepare import check_size, square
@@ -213,7 +215,8 @@ class RoadPanel:
         edge = min(read_mask(self.frames[0]["label"]).shape)
         self.side = W.IntSlider(value=side, min=edge // 8, max=edge, step=max(1, edge // 50), description="side, px")
         for control in (self.frame, self.side): control.observe(self.refresh, "value")
-        self.box = W.VBox([self.frame, self.side, self.label, self.picture])
+        self.box = W.VBox([self.frame, self.side, self.label,
+                           titled(self.picture, "middles of the crops: blue good, orange with a pothole, grey left out")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -224,3 +227,4 @@ class RoadPanel:
         self.counts = {kind: kinds.count(kind) for kind in ("good", "pothole", "")}
         self.label.value = f"{kinds.count('good')} good, {kinds.count('pothole')} with a pothole, {kinds.count('')} left out"
         self.picture.value = png_bytes(crop_picture(photo, mask, side, max(1, side // 2)))
+        described(self.picture, f"frame {self.frame.value} with its crops: {self.label.value}")

@@ -12,6 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core.runtime import DataError
+from ..core.widgets import described
 
 # %% auto #0
 __all__ = ['Sample', 'check_amount', 'Cloud', 'drop_dark', 'CloudView', 'DarkPanel']
@@ -195,3 +196,4 @@ class DarkPanel:
         cloud = drop_dark(self.sample, self.threshold.value).cloud()
         self.view.show(cloud.points, cloud.colors)
         self.label.value = f"{len(cloud)} of {int(self.sample.valid.sum())} points measured"
+        described(self.view.plot, f"cloud of a {self.sample.category}: {self.label.value}")

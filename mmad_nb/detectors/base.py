@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core.runtime import DataError, content_hash, pick_device, progress, read_tensors, unknown_name, write_tensors, written_beside
+from ..core.charts import color_bar, marked, title_row
+from ..core.runtime import DataError, content_hash, pick_device, png_bytes, progress, read_tensors, unknown_name, write_tensors, written_beside
+from ..core.widgets import described
 from ..data.sample import Cloud, Sample
 from ..scoring.evaluator import asked
 from ..scoring.fusion import image_score, png
@@ -23,7 +25,7 @@ from ..scoring.fusion import image_score, png
 # %% auto #0
 __all__ = ['DETECTORS', 'WRAPPERS', 'FORMAT', 'FILES', 'Weight', 'Option', 'Components', 'Detector', 'Reading', 'categories_of',
            'Chosen', 'by_category', 'gathered', 'check_maps', 'register', 'list_detectors', 'create_detector',
-           'load_detector', 'weight_control', 'WeightPanel']
+           'load_detector', 'weight_control', 'WeightPanel', 'fused_picture', 'faintness']
 
 # %% ../../nbs/detectors/01_base.ipynb #2e740d34
 @dataclass(frozen=True)
@@ -533,26 +535,72 @@ class WeightPanel:
         components: Components,           # of the samples to look at: of several, one is chosen from a list
         names: list | None = None,        # what the samples are called in that list; None: their ids
         brightest: float | None = None,   # value of a map that is painted white; None: the largest with default weights
+        masks=None,                       # (N,H,W) bool, or a list with None where nothing is known: outlined
     ):
         import ipywidgets as W
         if components.sizes is not None:
             raise DataError("WeightPanel", "clouds", "maps of photos", "For clouds use mmad_nb.lab.AblationLab.")
-        names = components.ids if names is None else list(names)
-        if len(names) != len(components.ids):
-            raise DataError("WeightPanel", f"{len(names)} names for {len(components.ids)} samples", "one each", "Leave them out for the ids.")
-        self.detector, self.all, self.picture, self.score = detector, components, W.Image(format="png", width=256), W.Label()
+        names, count = components.ids if names is None else list(names), len(components.ids)
+        if len(names) != count:
+            raise DataError("WeightPanel", f"{len(names)} names for {count} samples", "one each", "Leave them out for the ids.")
+        self.masks = [None] * count if masks is None else [None if m is None else np.asarray(m, bool) for m in masks]
+        sizes = {tuple(m.shape) for m in self.masks if m is not None} | {tuple(components.valid.shape[1:])}
+        if len(self.masks) != count or len(sizes) > 1:
+            raise DataError("WeightPanel", f"{len(self.masks)} masks, sizes {sorted(sizes)}", f"{count} of the maps' size", "Pick the same samples.")
+        self.detector, self.all, self.names, self.picture, self.score = detector, components, names, W.Image(format="png", width=256), W.Label()
         self.brightest = detector.fuse(components).max().item() if brightest is None else brightest
+        self.top = self.brightest
         self.sample = W.Dropdown(options=[(name, i) for i, name in enumerate(names)], description="sample")
         self.controls = {weight.name: weight_control(weight, components) for weight in detector.weights}
-        for control in (self.sample, *self.controls.values()): control.observe(self.refresh, "value")
-        choice = [self.sample] if len(names) > 1 else []
-        self.box = W.HBox([W.VBox([*choice, *self.controls.values(), self.score, W.Label(components.provenance)]), self.picture])
+        self.line = W.Checkbox(value=True, description="outline of the defect", indent=False)
+        self.title, self.scale = W.HTML(), W.HTML()
+        self.buttons = [W.Button(description=name, tooltip=what) for name, what in (
+            ("rescale", "the largest value of this map becomes white"), ("usual scale", "the largest value with default weights is white"))]
+        for button in self.buttons: button.on_click(self.rescale)
+        for control in (self.sample, self.line, *self.controls.values()): control.observe(self.refresh, "value")
+        choice, known = [self.sample] if len(names) > 1 else [], [self.line] if any(m is not None for m in self.masks) else []
+        left = W.VBox([*choice, *self.controls.values(), self.score, W.HBox(self.buttons), *known, W.Label(components.provenance)])
+        self.box = W.HBox([left, W.VBox([self.title, self.picture, self.scale])])
+        self.refresh()
+
+    def rescale(self, button):
+        "Another value becomes white: the largest one of this map, or again the usual one."
+        self.top = self.fused.max().item() if button is self.buttons[0] else self.brightest
         self.refresh()
 
     def refresh(self, change=None):
         "Fuse with the present weights, repaint and score."
-        values = {name: control.value for name, control in self.controls.items()}
-        self.components = self.all[self.sample.value]
+        values, i = {name: control.value for name, control in self.controls.items()}, self.sample.value
+        self.components = self.all[i]
         self.fused = self.detector.fuse(self.components, **values)
-        self.picture.value = png(self.fused[0], self.brightest)
+        self.picture.value = fused_picture(self.fused[0], self.top, self.masks[i] if self.line.value else None)
         self.score.value = f"score: {asked(self.detector.image_scores, self.fused, self.components, values).item():.3f}"
+        low, high = self.fused.min().item(), self.fused.max().item()
+        name, self.note = self.names[i] or "sample", faintness(low, high, self.top)
+        self.title.value = title_row([f"fused map: {name}"], 256)
+        self.scale.value = color_bar(0, max(self.top, 1e-12), "score", width=256, values=(low, high)) + f"<b>{self.note}</b>"
+        described(self.picture, f"fused map of {name}: {low:.3g} to {high:.3g}, white at {self.top:.3g}; {self.note}")
+
+
+def fused_picture(
+    values: torch.Tensor,             # (H,W) a fused map, >= 0
+    top: float,                       # the value that is painted white
+    mask: np.ndarray | None = None,   # (H,W) bool: outlined
+) -> bytes:                           # PNG
+    "A map in magma colours, black at 0, with the defect outlined."
+    if mask is None: return png(values, top)
+    from matplotlib import colormaps
+    colors = colormaps["magma"]((values / max(top, 1e-12)).detach().cpu().numpy())[..., :3]
+    return png_bytes((marked(colors, mask, max(1, len(mask) // 112)) * 255).round().astype(np.uint8))
+
+
+def faintness(
+    low: float,    # the smallest value of a map
+    high: float,   # and the largest
+    top: float,    # the value that is painted white
+) -> str:          # "" where the picture speaks for itself
+    "What a picture with a fixed scale does not show, in words."
+    if not high > low: return "The map is the same everywhere: it says nothing."
+    if high < top / 5: return f"Nearly black: its largest value is {top / high:.0f} times fainter than white. Rescale to see it."
+    if high > 1.5 * top: return f"Values up to {high / top:.1f} times the white one."
+    return ""

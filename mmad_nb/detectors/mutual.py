@@ -11,6 +11,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.runtime import DataError, progress
+from ..core.widgets import described
 from .base import Option, register
 from .frozen import PAIR_OPTIONS, PairDetector, rule_weights
 from ..features.extract import Features, sample_hash
@@ -171,3 +172,4 @@ class MutualPanel:
         figure.colorbar(shown, ax=right, shrink=.8)
         figure.savefig(file := io.BytesIO(), format="png", dpi=100)
         self.picture.value = file.getvalue()
+        described(self.picture, f"photo and map of {self.label.value}")

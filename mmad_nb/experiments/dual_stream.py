@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.runtime import DataError
+from ..core.widgets import described
 from ..detectors.base import create_detector
 from .protocols import (COLOURS, Study, as_splits, few_shot, figure_png, fingerprint, need_weights,
                                            record_of, versions_here)
@@ -127,3 +128,4 @@ class ZoomPanel:
         "Draw anew."
         self.figure = pro_figure(self.maps, self.masks, self.zoom.value)
         self.picture.value = figure_png(self.figure)
+        described(self.picture, f"PRO curves of {', '.join(self.maps)}: whole, and up to a false positive rate of {self.zoom.value:.3g}")

@@ -14,6 +14,7 @@ import torch
 from fastcore.basics import patch
 
 from ..core.runtime import DataError, unknown_name
+from ..core.widgets import described
 from ..detectors.base import DETECTORS, create_detector, list_detectors
 from .ablations import compare
 from .protocols import COLOURS, METRICS, PROTOCOLS, Reader, as_splits, figure_png, measure, spread_of
@@ -287,3 +288,5 @@ class GalleryPanel:
             if sample.mask.any(): ax.contour(sample.mask, [.5], colors="c", linewidths=.7)
         figure.colorbar(drawn, ax=axes.tolist(), shrink=.6, label="1: one good pixel in a hundred is above")
         self.picture.value = figure_png(figure)
+        tops = (f"{name} {np.nanmax(self.shown(name)):.1f}" for name in self.names)
+        described(self.picture, f"{sample.category}, {sample.defect}: photo, mask and maps; highest, in units of the good pixels' scale: {', '.join(tops)}")

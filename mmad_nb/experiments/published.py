@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.runtime import DataError, unknown_name
+from ..core.widgets import described
 from ..detectors.base import DETECTORS as REGISTERED
 from .protocols import COLOURS, RULES, TRAINING_CLASSES, Spread, Study, figure_png, headings_of
 
@@ -294,3 +295,4 @@ class TablePanel:
         table = TABLES[self.table.value]
         if self.metric.value in table.metrics:            # not between the two menus
             self.picture.value = figure_png(table_dots(table, self.metric.value, self.studies))
+            described(self.picture, f"{self.metric.value} of {table.name}, a dot for each method and category")

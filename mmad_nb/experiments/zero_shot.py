@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..core.runtime import DataError, unknown_name
+from ..core.widgets import described
 from ..detectors.base import create_detector
 from .ablations import difference, sweep_figure
 from .protocols import figure_png, headings_of
@@ -106,3 +107,4 @@ class SweepPanel:
         option = self.option.value
         self.figure = sweep_figure(self.swept[option], MEANING.get(option, option), [self.metric.value], self.rule)
         self.picture.value = figure_png(self.figure)
+        described(self.picture, f"{self.metric.label} over {MEANING.get(option, option)}")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core.runtime import DataError, content_hash, pick_device
+from ..core.widgets import described
+from ..core.charts import titled
 from ..data.neighbours import cloud_normals, knn
 from .image import mix
 from .points import farthest_point_sampling
@@ -180,7 +182,7 @@ class HistogramPanel:
         self.k = W.SelectionSlider(options=[10, 20, 50, 100, 200], value=100, description="neighbours")
         self.label, self.picture = W.Label(), W.Image(format="png", width=480)
         for control in (self.row, self.column, self.k): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([self.row, self.column, self.k, self.label]), self.picture])
+        self.box = W.HBox([W.VBox([self.row, self.column, self.k, self.label]), titled(self.picture, "share of the neighbours at each angle")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -188,3 +190,5 @@ class HistogramPanel:
         self.histogram, self.seen = pixel_histogram(*self.data, self.row.value, self.column.value, self.k.value)
         self.label.value = f"pixel {self.seen[0]}, {self.seen[1]}"
         self.picture.value = bar_picture(self.histogram)
+        tops = self.histogram.reshape(3, BINS).amax(1) / 2
+        described(self.picture, f"histograms of α, φ and θ at {self.label.value}: largest shares {', '.join(f'{top:.2f}' for top in tops.tolist())}")

@@ -18,6 +18,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ..core.runtime import DataError, content_hash, pick_device
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Attention', 'Block', 'ViT', 'drawn_from', 'tiny_vit', 'bfloat16_pays', 'Widen',
@@ -340,7 +342,8 @@ class SimilarityPanel:
         self.column = W.IntSlider(value=column, min=0, max=features.shape[2] - 1, description="column")
         self.picture, self.label = W.Image(format="png", width=280), W.Label()
         for control in (self.row, self.column): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([self.row, self.column, self.label]), self.picture])
+        self.box = W.HBox([W.VBox([self.row, self.column, self.label]),
+                           titled(self.picture, "similarity to the red patch", foot=color_bar(-1, 1, "cosine", "viridis", 280))])
         self.refresh()
 
     def refresh(self, change=None):
@@ -353,3 +356,4 @@ class SimilarityPanel:
         Image.fromarray(colours).resize((280, 280), Image.Resampling.NEAREST).save(file := io.BytesIO(), "PNG")
         self.picture.value = file.getvalue()
         self.label.value = f"mean similarity {self.map.mean():.2f}"
+        described(self.picture, f"map of similarity to patch {self.row.value}, {self.column.value}: {self.label.value}")

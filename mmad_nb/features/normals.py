@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core.runtime import DataError
+from ..core.widgets import described
+from ..core.charts import titled
 from .points import knn
 
 # %% auto #0
@@ -92,12 +94,12 @@ class RelightPanel:
     ):
         import ipywidgets as W
         self.xyz, self.valid, self.image = xyz, valid, W.Image(format="png", width=448)
-        self.azimuth = W.IntSlider(value=200, min=0, max=360, step=10, description="azimuth")
-        self.elevation = W.IntSlider(value=30, min=0, max=90, step=5, description="elevation")
+        self.azimuth = W.IntSlider(value=200, min=0, max=360, step=10, description="azimuth, °")
+        self.elevation = W.IntSlider(value=30, min=0, max=90, step=5, description="elevation, °")
         self.window = W.SelectionSlider(options=[3, 5, 7, 9, 13], value=5, description="window")
         for control in (self.azimuth, self.elevation): control.observe(self.refresh, "value")
         self.window.observe(self.measure, "value")
-        self.box = W.VBox([W.HBox([self.azimuth, self.elevation, self.window]), self.image])
+        self.box = W.VBox([W.HBox([self.azimuth, self.elevation, self.window]), titled(self.image, "the capture under the lamp")])
         self.measure()
 
     def measure(self, change=None):
@@ -111,3 +113,4 @@ class RelightPanel:
         self.shading, picture = relight(self.normals, self.azimuth.value, self.elevation.value), io.BytesIO()
         Image.fromarray((self.shading * 255).byte().cpu().numpy()).save(picture, "PNG")
         self.image.value = picture.getvalue()
+        described(self.image, f"capture lit from azimuth {self.azimuth.value}, elevation {self.elevation.value} degrees; normals from {self.window.value} x {self.window.value} pixels")

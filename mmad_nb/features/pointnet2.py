@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, pick_device, unknown_name
+from ..core.widgets import described
 from ..data.neighbours import checked_points, need_body
 from ..data.sample import CloudView
 from .image import drawn_from
@@ -289,3 +290,4 @@ class FieldPanel:
         colours = np.where(self.heard[:, None], [0.84, 0.37, 0.], [0.75, 0.75, 0.75])
         self.view.show(self.plan.points[0][0].numpy(), colours)
         self.label.value = f"{self.heard.float().mean():.1%} of the points"
+        described(self.view.plot, f"cloud; orange: what point {self.number.value} of level {self.level.value} has heard of, {self.label.value}")

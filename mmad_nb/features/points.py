@@ -12,6 +12,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, content_hash, pick_device
+from ..core.widgets import described
+from ..core.charts import color_bar
 from ..data.neighbours import checked_points, knn
 from ..data.sample import CloudView
 from .image import Block, drawn_from, place_network, weight_bits
@@ -304,7 +306,8 @@ class GroupsPanel:
         self.view.plot += self.drawn
         self.view.aim(points.numpy())
         for control in (self.groups, self.size): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.groups, self.size]), self.label, self.view.plot])
+        self.box = W.VBox([W.HBox([self.groups, self.size]), self.label, self.view.plot,
+                           W.HTML(color_bar(0, 6, "groups that see a point", "viridis", 340))])
         self.refresh()
 
     def refresh(self, change=None):
@@ -313,3 +316,4 @@ class GroupsPanel:
         self.drawn.attribute = self.counts.float().numpy()
         seen, often = (self.counts > 0).float().mean(), self.counts.float().mean()
         self.label.value = f"{seen:.1%} of the points are seen; on average a point is in {often:.2f} groups"
+        described(self.view.plot, f"cloud: {self.label.value}")

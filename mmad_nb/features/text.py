@@ -17,6 +17,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, WeightsError, content_hash, pick_device, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from .image import check_blocks, check_dtype, check_photos, drawn_from
 
 # %% auto #0
@@ -303,9 +305,9 @@ class PromptPanel:
         self.picture = W.Dropdown(options=names, value=0, description="picture")
         self.first = W.Text(value="a photo of a flawless object", description="first", continuous_update=False)
         self.second = W.Text(value="a photo of a damaged object", description="second", continuous_update=False)
-        self.photo, self.view, self.label = W.Image(width=224), W.Image(width=224), W.HTML()
+        self.photo, self.view, self.label, self.scale = W.Image(width=224), W.Image(width=224), W.HTML(), W.HTML()
         for control in (self.picture, self.first, self.second): control.observe(self.refresh, "value")
-        self.box = W.VBox([self.picture, self.first, self.second, W.HBox([self.photo, self.view]), self.label])
+        self.box = W.VBox([self.picture, self.first, self.second, W.HBox([titled(self.photo, "photo"), titled(self.view, "second against first", foot=self.scale)]), self.label])
         self.refresh()
 
     def refresh(self, change=None):
@@ -314,12 +316,18 @@ class PromptPanel:
         try: self.map, self.score = compare(self.encoder, rgb, self.first.value, self.second.value)
         except DataError as error:
             self.label.value = str(error)
+            self.view.value = png_bytes(np.full((224, 224, 3), 217, np.uint8))     # the last map is not its answer
+            described(self.view, "no map")
             return
         from matplotlib import colormaps
         large = np.kron(self.map, np.ones((16, 16)))  # each patch as a square of 16 x 16 pixels
         self.photo.value = png_bytes((rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
         self.view.value = png_bytes((colormaps["magma"](large)[..., :3] * 255).astype(np.uint8))
         self.label.value = f"the whole picture, second against first: <b>{self.score:.2f}</b>"
+        low, high, what = float(self.map.min()), float(self.map.max()), self.samples[self.picture.value]
+        self.scale.value = color_bar(0, 1, "share", values=(low, high))
+        described(self.photo, f"photo: {what.category}, {what.defect}")
+        described(self.view, f"map, second sentence against first: {low:.2f} to {high:.2f}")
 
 # %% ../../nbs/features/03_text.ipynb #65eb7b18
 def open_clip_source(

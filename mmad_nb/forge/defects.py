@@ -12,6 +12,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from ..core.runtime import png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import titled
 from .shapes import Surface, build_surface, dome, mix, noise, picture, ramp
 
 # %% auto #0
@@ -199,7 +201,7 @@ class DefectPanel:
         self.photo, self.label = W.Image(width=480), W.Label()
         controls = (self.defect, self.strength, self.extent, self.seed)
         for control in controls: control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([*controls, self.label]), self.photo])
+        self.box = W.HBox([W.VBox([*controls, self.label]), titled(self.photo, "photo", "mask")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -212,3 +214,4 @@ class DefectPanel:
         self.mask = defect_mask(good, bad)
         self.photo.value = png_bytes(np.hstack([picture(bad), np.repeat(self.mask[..., None] * np.uint8(255), 3, 2)]))
         self.label.value = f"mask: {self.mask.mean() * 14400:.0f} mm2"
+        described(self.photo, f"{self.category} with a {self.defect.value}, and its {self.label.value}")

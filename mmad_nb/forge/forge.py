@@ -20,6 +20,8 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 from .. import __version__
 from ..core.runtime import DataError, cache_dir, content_hash, png_bytes, progress, unknown_name, written_beside
+from ..core.widgets import described
+from ..core.charts import titled
 from ..data.prepare import check_size, prepare
 from .camera import Setup, draw_setup, lift, measure, object_coordinates, photograph, table_coordinates, view_rays
 from .defects import add_defect, choose_place, defect_mask, list_defects
@@ -391,7 +393,7 @@ class ForgePanel:
         self.view = CloudView()
         for control in self.controls.values(): control.observe(self.refresh, "value")
         left = W.VBox([*self.controls.values(), self.label])
-        self.box = W.VBox([W.HBox([left, self.photo, self.depth]), self.view.plot])
+        self.box = W.VBox([W.HBox([left, titled(self.photo, "photo, defect outlined"), titled(self.depth, "depth: near is bright")]), self.view.plot])
         self.refresh()
 
     def refresh(self, change=None):
@@ -403,4 +405,7 @@ class ForgePanel:
         photo[binary_dilation(self.sample.mask, iterations=2) & ~binary_dilation(self.sample.mask)] = (0, 255, 255)
         self.photo.value = png_bytes(photo)
         self.depth.value = png_bytes(depth_image(self.sample))
-        self.label.value = f"{int(self.sample.mask.sum())} defective pixels"
+        z = 1000 * self.sample.xyz[2][self.sample.valid]
+        self.label.value = f"{int(self.sample.mask.sum())} defective pixels; depth {z.min():.1f} to {z.max():.1f} mm"
+        what = f"{self.sample.category}, {self.sample.defect}"
+        for picture, kind in ((self.photo, "photo"), (self.depth, "depth"), (self.view.plot, "cloud")): described(picture, f"{kind} of {what}: {self.label.value}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import __version__
 from ..core.runtime import progress, unknown_name, written_beside
+from ..core.widgets import described
 from .forge import claim
 from ..data.sample import Cloud, CloudView
 from .shapes import ramp
@@ -280,3 +281,4 @@ class CloudForgePanel:
         self.cloud = forge_cloud(*(control.value for control in self.controls), points=6000)
         self.view.show(self.cloud.points, np.where(self.cloud.labels[:, None], [0.9, 0.62, 0.0], [0.44, 0.56, 0.69]))
         self.label.value = f"{self.cloud.labels.mean():.1%} of the points are defective"
+        described(self.view.plot, f"{self.category.value}, {self.defect.value}, defect in orange: {self.label.value}")

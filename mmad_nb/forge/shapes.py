@@ -11,6 +11,8 @@ from typing import Callable
 import numpy as np
 
 from ..core.runtime import png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import titled
 
 # %% auto #0
 __all__ = ['Surface', 'ramp', 'dome', 'mix', 'noise', 'rough', 'dots', 'inside_disc', 'inside_box', 'plate', 'category',
@@ -421,7 +423,7 @@ class ShapePanel:
         self.seed = W.IntSlider(value=0, min=0, max=50, description="seed")
         self.photo, self.label = W.Image(width=320), W.Label()
         for control in (self.category, self.seed): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([self.category, self.seed, self.label]), self.photo])
+        self.box = W.HBox([W.VBox([self.category, self.seed, self.label]), titled(self.photo, "photo, 12 cm x 12 cm")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -431,3 +433,4 @@ class ShapePanel:
         self.photo.value = png_bytes(picture(self.surface))
         area = (self.surface.height > 0).mean() * 144  # the picture shows 12 cm x 12 cm
         self.label.value = f"{self.surface.height.max():.1f} mm tall, covers {area:.0f} cm2"
+        described(self.photo, f"{self.category.value} number {self.seed.value}: {self.label.value}")

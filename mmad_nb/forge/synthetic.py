@@ -11,6 +11,8 @@ from numbers import Integral, Real
 import numpy as np
 
 from ..core.runtime import DataError, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from ..data.sample import CloudView, Sample
 from .shapes import mix, ramp
 
@@ -231,7 +233,10 @@ class SyntheticPanel:
         self.photo, self.moved = W.Image(width=224), W.Image(width=224)
         controls = (self.seed, self.cells, self.threshold, self.opacity, self.strength)
         for control in controls: control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([W.VBox([*controls, self.label]), self.photo, self.moved]), self.view.plot])
+        self.reach = .08 * object_length(sample)
+        scale = color_bar(-1000 * self.reach, 1000 * self.reach, "mm away", "RdBu_r")
+        pictures = titled(self.photo, "photo"), titled(self.moved, "moved: red away, blue nearer", foot=scale)
+        self.box = W.VBox([W.HBox([W.VBox([*controls, self.label]), *pictures]), self.view.plot])
         self.refresh()
 
     def refresh(self, change=None):
@@ -239,9 +244,9 @@ class SyntheticPanel:
         cells = (self.cells.value, self.cells.value)
         self.sample = synthetic_anomaly(self.source, self.seed.value, "both", cells, self.threshold.value,
                                         self.opacity.value, self.strength.value)
-        reach = .08 * object_length(self.source)
         self.photo.value = png_bytes((self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
-        self.moved.value = png_bytes(moved_picture(self.source, self.sample, reach))
+        self.moved.value = png_bytes(moved_picture(self.source, self.sample, self.reach))
         cloud = self.sample.cloud()
         self.view.show(cloud.points, cloud.colors)
         self.label.value = f"defective: {self.sample.mask.sum() / self.source.valid.sum():.1%} of the object"
+        for picture, kind in ((self.photo, "photo"), (self.moved, "what moved"), (self.view.plot, "cloud")): described(picture, f"{kind}; {self.label.value}")

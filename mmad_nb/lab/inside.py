@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, png_bytes
+from ..core import DataError, described, png_bytes
+from ..core.charts import color_bar, titled
 from ..features.image import ImageEncoder, pca_colours, similarity
 from .figures import LINES, palette
 
@@ -157,7 +158,9 @@ class InsidePanel:
         self.picture, self.label = W.Image(format="png", width=840), W.Label()
         controls = [self.row, self.column, self.block, self.head]
         for control in controls: control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox(controls[:2]), W.HBox(controls[2:]), self.picture, self.label])
+        bars = (color_bar(0, 10 / (1 + h * w), "attention", "viridis", 270) + "<div style='flex:0 0 10px'></div>" + color_bar(-1, 1, "cosine", "viridis", 270))
+        self.box = W.VBox([W.HBox(controls[:2]), W.HBox(controls[2:]), titled(self.picture, "photo", "attention of the white patch", "similarity to it"),
+                           W.HTML(f"<div style='display:flex;width:840px'><div style='flex:0 0 280px'></div>{bars}</div>"), self.label])
         self.refresh()
 
     def look(self, block):
@@ -187,3 +190,4 @@ def refresh(self: InsidePanel, change=None):
     self.picture.value = png_bytes(np.concatenate(pictures, axis=1))
     self.label.value = (f"takes from itself {self.attention[patch]:.4f}; evenly would be {1 / weights.shape[-1]:.4f}; "
                         f"mean similarity {self.similar.mean():.2f}")
+    described(self.picture, f"photo, attention and similarity of patch {patch[0]}, {patch[1]}, block {self.block.value}: {self.label.value}")

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..core.runtime import DataError, unknown_name
 from ..core.training import drawn_from
+from ..core.widgets import described
 
 # %% auto #0
 __all__ = ['DIRECTIONS', 'mapper', 'Aligner', 'patch_weights', 'alignment_loss', 'WeightsPanel']
@@ -83,8 +84,15 @@ class WeightsPanel:
         self.view = W.IntSlider(value=0, min=0, max=len(pairs[0][0]) - 1, description="view")
         self.strength = W.FloatSlider(value=.1, min=0, max=4, step=.1, description="λ")
         self.direction = W.ToggleButtons(options=DIRECTIONS)
+        self.button, self.top = W.Button(description="rescale", tooltip="colours from 1 to 1 + λ"), 1.1     # λ = .1 to begin with
+        self.button.on_click(self.rescale)
         for control in (self.capture, self.view, self.strength, self.direction): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.capture, self.view, self.strength]), self.direction, self.label, self.picture])
+        self.box = W.VBox([W.HBox([self.capture, self.view, self.strength]), W.HBox([self.direction, self.button]), self.label, self.picture])
+        self.refresh()
+
+    def rescale(self, button=None):
+        "Colours for the weights that the present λ can give."
+        self.top = 1 + max(self.strength.value, .01)
         self.refresh()
 
     def refresh(self, change=None):
@@ -98,8 +106,9 @@ class WeightsPanel:
         figure = Figure(figsize=(6, 2.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.imshow(self.pictures[n][view].permute(1, 2, 0)); left.set_title("coloured view", fontsize=9)
-        shown = right.imshow(self.weights, cmap="viridis"); right.set_title("weight", fontsize=9)
+        shown = right.imshow(self.weights, cmap="viridis", vmin=1, vmax=self.top); right.set_title("weight", fontsize=9)
         for ax in (left, right): ax.axis("off")
-        figure.colorbar(shown, ax=right, shrink=.8)
+        figure.colorbar(shown, ax=right, shrink=.8, extend="max")
         figure.savefig(file := io.BytesIO(), format="png", dpi=100)
         self.picture.value = file.getvalue()
+        described(self.picture, f"coloured view {view} and the weights of its patches: {self.label.value}")

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.runtime import DataError, WeightsError, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from ..features.extract import image_matrix
 from ..features.image import upsample
 from ..features.zoo import read_checkpoint
@@ -319,10 +321,11 @@ class SelectorPanel:
         self.sample = W.Dropdown(options=names, value=0, description="sample")
         self.choice = W.ToggleButtons(options=list(SHARES), description="shares")
         self.choice.style.button_width = "80px"
-        self.pictures, self.label = [W.Image(format="png", width=224) for _ in range(3)], W.Label()
+        self.pictures, self.label, self.scale = [W.Image(format="png", width=224) for _ in range(3)], W.Label(), W.HTML()
         self.limit = max(self.guess(one, "learned")[1].max().item() for one in features)  # one scale for all samples and choices
         for control in (self.sample, self.choice): control.observe(self.refresh, "value")
-        self.box = W.VBox([self.sample, self.choice, W.HBox(self.pictures), self.label])
+        self.box = W.VBox([self.sample, self.choice, W.HBox([titled(picture, title, foot=scale) for picture, title, scale in zip(
+            self.pictures, ("photo", "shares of the blocks: red, green, blue", "Ψ 3D"), (None, None, self.scale))]), self.label])
         self.refresh()
 
     def guess(self, one, choice):
@@ -338,4 +341,6 @@ class SelectorPanel:
                   colormaps["magma"](self.map.numpy() / self.limit)[..., :3])
         for picture, values in zip(self.pictures, layers): picture.value = png_bytes((values * 255).round().astype("uint8"))
         means = ", ".join(f"ω{layer} {share:.2f}" for layer, share in zip(LAYERS, self.shares.mean((1, 2)).tolist()))
-        self.label.value = f"photo | shares: {means} | Ψ 3D, mean {self.map[one.valid].mean():.3f} (picture: 0 to {self.limit:.2f})"
+        self.label.value = f"shares: {means}; Ψ 3D, mean {self.map[one.valid].mean():.3f}"
+        self.scale.value = color_bar(0, self.limit, "Ψ 3D", values=(self.map.min().item(), self.map.max().item()))
+        for picture, kind in zip(self.pictures, ("photo", "shares", "Ψ 3D")): described(picture, f"{kind} of {sample.category}, {sample.defect}: {self.label.value}")

@@ -14,6 +14,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from ..features.extract import Features
 from .crossmodal import feature_distance, map_pixels
 
@@ -165,9 +167,11 @@ class GatePanel:
         self.channel = W.IntSlider(value=-1, min=-1, max=mapper.norm.weight.numel() - 1, description="channel",
                                    continuous_update=False)
         self.pictures, self.label = [W.Image(format="png", width=200) for _ in range(3)], W.Label()
+        self.scales = [W.HTML() for _ in range(3)]
         for control in (self.sample, self.gate, self.channel): control.observe(self.refresh, "value")
         note = W.Label("channel -1: the mean of all. Red: open, blue: closed.")
-        self.box = W.VBox([W.HBox([self.sample, self.gate]), W.HBox([self.channel, note]), W.HBox(self.pictures),
+        self.box = W.VBox([W.HBox([self.sample, self.gate]), W.HBox([self.channel, note]), W.HBox([titled(picture, title, foot=scale) for picture, title, scale
+                                                                                              in zip(self.pictures, ("photo", "gate", "distance"), self.scales)]),
                            self.label])
         self.refresh()
 
@@ -190,4 +194,9 @@ def refresh(self: GatePanel, change=None):
               colormaps["magma"](self.map.numpy() / 1.5))
     for picture, values in zip(self.pictures, layers):
         picture.value = png_bytes((values[..., :3] * 255).round().astype("uint8"))
-    self.label.value = f"photo | gate, mean {self.shown.mean():.2f} | distance, mean {self.map[one.valid].mean():.3f}"
+    self.label.value = f"mean of the gate {self.shown.mean():.2f}, of the distance {self.map[one.valid].mean():.3f}"
+    ends = lambda values: (float(values.min()), float(values.max()))
+    self.scales[1].value = color_bar(0, 1, "gate", "coolwarm", 200, ends(self.shown))
+    self.scales[2].value = color_bar(0, 1.5, "distance", width=200, values=ends(self.map[one.valid]))
+    sample = self.samples[self.sample.value]
+    for picture, kind in zip(self.pictures, ("photo", "gate", "distance")): described(picture, f"{kind} of {sample.category}, {sample.defect}: {self.label.value}")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core.runtime import DataError, unknown_name
+from ..core.widgets import described
 from ..features.extract import Features, Mixing
 from .crossmodal import check_whole
 
@@ -282,3 +283,4 @@ class CoresetPanel:
         draw_choice(figure.subplots(), self.rows, self.chosen)
         figure.savefig(file := io.BytesIO(), format="png", dpi=100)
         self.picture.value = file.getvalue()
+        described(self.picture, f"rows in the plane, {len(self.chosen)} of them chosen, {self.how.value}: {self.label.value}")

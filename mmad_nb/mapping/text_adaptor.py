@@ -15,6 +15,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from ..features.extract import Features
 from ..features.image import drawn_from
 from .crossmodal import (TrainingItem, crossmodal_loss, feature_distance, map_pixels,
@@ -247,9 +249,13 @@ class AnchorPanel:
         self.called = W.Dropdown(options=list(vectors), value=samples[0].category, description="called")
         experts = modules["adaptor"].experts
         self.top = W.IntSlider(value=experts.top, min=1, max=len(experts.experts), description="top")
-        self.pictures, self.label = [W.Image(format="png", height=224) for _ in range(3)], W.HTML()
+        self.pictures, self.label, self.scale, self.tops = [W.Image(format="png", height=224) for _ in range(3)], W.HTML(), W.HTML(), {}
+        self.button = W.Button(description="rescale", tooltip="the largest value of this map becomes white")
+        self.button.on_click(self.rescale)
         for control in (self.sample, self.called, self.top): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.sample, self.called, self.top]), W.HBox(self.pictures), self.label])
+        self.box = W.VBox([W.HBox([self.sample, self.called, self.top]), self.button,
+                           W.HBox([titled(picture, title, foot=scale) for picture, title, scale in zip(
+                               self.pictures, ("photo", "rows: sentences, columns: experts", "Ψ text"), (None, color_bar(0, 1, "share", "viridis"), self.scale))]), self.label])
         self.refresh()
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #2538014c
@@ -261,12 +267,28 @@ def refresh(self: AnchorPanel, change=None):
     self.read = read_category(self.modules["adaptor"], self.vectors[self.called.value], self.top.value)
     maps = text_maps(self.modules, one, self.read["anchor"])
     self.map = maps["rgb_text"] * maps["xyz_text"]
+    n = self.sample.value
+    if n not in self.tops:                           # the scale of a sample called by its name; names and experts do not move it
+        usual = read_category(self.modules["adaptor"], self.vectors[sample.category], self.modules["adaptor"].experts.top)
+        both = text_maps(self.modules, one, usual["anchor"])
+        self.tops[n] = (both["rgb_text"] * both["xyz_text"]).max().item()
+    top = max(self.tops[n], 1e-12)
     squares = self.read["route"].cpu().repeat_interleave(16, 0).repeat_interleave(32, 1)  # sentence x expert
     layers = (sample.rgb.transpose(1, 2, 0), colormaps["viridis"](squares.numpy()),
-              colormaps["magma"]((self.map / self.map.max().clamp(min=1e-12)).numpy()))
+              colormaps["magma"]((self.map / top).numpy()))
     for picture, values in zip(self.pictures, layers):
         picture.value = png_bytes((values[..., :3] * 255).round().astype("uint8"))
     defective = torch.from_numpy(sample.mask) & one.valid
     self.means = self.map[one.valid & ~defective].mean().item(), self.map[defective].mean().item()
-    self.label.value = ("photo | sentences (rows) and experts (columns) | Ψ_Text, stretched to its largest value; "
-                        f"mean on normal pixels {self.means[0]:.5f}, on defective ones <b>{self.means[1]:.5f}</b>")
+    self.label.value = (f"Ψ text: mean on normal pixels {self.means[0]:.5f}, on defective ones <b>{self.means[1]:.5f}</b>")
+    low, high, what = self.map.min().item(), self.map.max().item(), f"{sample.category}, {sample.defect}"
+    self.scale.value = color_bar(0, top, "Ψ text", values=(low, high))
+    described(self.pictures[0], f"photo: {what}"), described(self.pictures[1], f"shares of the experts for the sentences of {self.called.value}")
+    described(self.pictures[2], f"map of Ψ text, {what} called {self.called.value}: {low:.3g} to {high:.3g}")
+
+
+@patch
+def rescale(self: AnchorPanel, button=None):
+    "Paint the largest value of the present map white."
+    self.tops[self.sample.value] = self.map.max().item()
+    self.refresh()

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes, progress
+from ..core.widgets import described
+from ..core.charts import titled
 from .encoders import Stage, relit, run_stages
 from .lessons import ANYTHING, CATEGORIES, HELD_OUT, NAMES, allowed, damaged, draw_style
 
@@ -220,7 +222,7 @@ class NoisePanel:
         self.level = W.IntSlider(value=200, min=0, max=STEPS - 1, description="level t", continuous_update=False)
         self.image, self.label = W.Image(width=480), W.HTML()
         self.level.observe(self.refresh, "value")
-        self.box = W.VBox([self.level, self.image, self.label])
+        self.box = W.VBox([self.level, titled(self.image, "photo", "with the noise of level t", "one guess"), self.label])
         self.refresh()
 
     @torch.no_grad()
@@ -233,4 +235,5 @@ class NoisePanel:
         pictures = torch.cat([clean, x, (x - (1 - share).sqrt() * guess) / share.sqrt()])
         row = torch.cat(list(unfold(pictures)), 2).permute(1, 2, 0)
         self.image.value = png_bytes((row * 255).round().byte().numpy())
-        self.label.value = f"photo, x<sub>t</sub>, one guess; {share.item():.1%} of the variance is left, loss {self.loss:.3f}"
+        self.label.value = f"{share.item():.1%} of the variance is left, loss {self.loss:.3f}"
+        described(self.image, f"photo, photo with noise of level {self.level.value}, guess: {self.label.value}")

@@ -14,6 +14,8 @@ import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from ..core.runtime import DataError, png_bytes, progress
+from ..core.widgets import described
+from ..core.charts import titled
 from ..data.neighbours import knn
 from ..data.prepare import prepare, resize_nearest
 from ..data.sample import Sample
@@ -296,9 +298,9 @@ class LessonPanel:
         self.category = W.Dropdown(options=NAMES, description="category")
         self.defects = W.IntSlider(value=2, min=0, max=8, description="defects", continuous_update=False)
         self.seed = W.IntSlider(value=0, min=0, max=50, description="seed", continuous_update=False)
-        self.photo, self.label = W.Image(width=480), W.Label()
+        self.photo, self.label = W.Image(width=480), W.HTML()
         for control in (self.category, self.defects, self.seed): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.category, self.defects, self.seed]), self.label, self.photo])
+        self.box = W.VBox([W.HBox([self.category, self.defects, self.seed]), self.label, titled(self.photo, "photo", "kind of damage")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -308,5 +310,8 @@ class LessonPanel:
         self.sample, self.kind, _ = damaged(self.category.value, seed, self.defects.value, rng, size=160)
         colours = colormaps["tab10"](self.kind)[..., :3] * (self.kind > 0)[..., None]
         self.photo.value = png_bytes((np.hstack([self.sample.rgb.transpose(1, 2, 0), colours]) * 255).astype(np.uint8))
-        found = ", ".join(KINDS[k] for k in np.unique(self.kind[self.kind > 0]))
+        from matplotlib.colors import to_hex
+        here = np.unique(self.kind[self.kind > 0])
+        found = ", ".join(f"<span style='color:{to_hex(colormaps['tab10'](int(k)))}'>&#9632;</span> {KINDS[k]}" for k in here)
+        described(self.photo, f"{self.category.value}, damaged: {', '.join(KINDS[k] for k in here) or 'nowhere'}")
         self.label.value = f"{(self.kind > 0).sum()} damaged pixels: {found or 'none'}"

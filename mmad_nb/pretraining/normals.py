@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.runtime import png_bytes, progress
+from ..core.widgets import described
+from ..core.charts import titled
 from ..data.prepare import prepare
 from ..data.sample import Sample
 from ..features.normals import normal_colours, surface_normals
@@ -215,7 +217,7 @@ class LampPanel:
         self.number = W.IntSlider(value=1000, min=1000, max=1030, description="individual", continuous_update=False)
         self.azimuth = W.IntSlider(value=200, min=0, max=345, step=15, description="lamp, degrees", continuous_update=False)
         for control in (self.category, self.number, self.azimuth): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.category, self.number, self.azimuth]), self.label, self.picture])
+        self.box = W.VBox([W.HBox([self.category, self.number, self.azimuth]), self.label, titled(self.picture, "photo", "true normals", "guess from the photo")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -226,4 +228,5 @@ class LampPanel:
         self.error = degrees(turn_loss(self.guessed[None], truth[None])).mean().item()
         row = torch.cat([torch.from_numpy(self.sample.rgb), normal_colours(truth), normal_colours(self.guessed)], 2)
         self.picture.value = png_bytes((row * 255).round().byte().permute(1, 2, 0).numpy())
-        self.label.value = f"photo, truth, guess; mean error on the object {self.error:.1f} degrees"
+        self.label.value = f"mean error on the object {self.error:.1f} degrees"
+        described(self.picture, f"{self.category.value} {self.number.value}: photo, true normals, guess; {self.label.value}")

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core.runtime import progress
 from ..core.training import drawn_from
+from ..core.widgets import described
 from ..data.neighbours import knn
 from ..data.prepare import prepare
 from ..data.sample import CloudView
@@ -358,6 +359,7 @@ class SurfacePanel:
         found = f"; {(self.guess >= 6)[damage].float().mean():.0%} of the damaged points are called damaged" if damage.any() else ""
         false = (self.guess >= 6)[known & ~damage].float().mean()
         self.label.value = f"{right:.0%} of the names are right{found}, and {false:.1%} of the others"
+        described(self.view.plot, f"{self.category.value}, each point in the colour of its name: {self.label.value}")
         self.colour()
 
     def colour(self, change=None):

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core.runtime import DataError, unknown_name
 from ..core.training import drawn_from
+from ..core.widgets import described
 from ..data.sample import CloudView
 from ..features.pointnet2 import Plan, PointNet2, create_pointnet2, outlier_scores, pick
 from ..features.text import ClipEncoder
@@ -217,7 +218,7 @@ class OutlierPanel:
     ):
         import ipywidgets as W
         self.clouds, self.banks, self.label = clouds, banks, W.HTML()
-        self.view = CloudView(direction=(.5, -.8, .6), up=(0, 0, 1), height=360)
+        self.view, self.limits = CloudView(direction=(.5, -.8, .6), up=(0, 0, 1), height=360), {}
         self.cloud = W.Dropdown(options=list(clouds), description="cloud")
         self.k = W.IntSlider(value=12, min=1, max=200, description="k", continuous_update=False)
         self.prototypes = W.SelectionSlider(options=list(banks), value=max(l for l in banks if l <= 32), description="l")
@@ -230,14 +231,18 @@ class OutlierPanel:
         from matplotlib import colormaps
         points, local, damaged = self.clouds[self.cloud.value]
         self.scores, self.chosen = chosen_points(local, self.banks[self.prototypes.value], self.k.value)
-        low, high = self.scores.quantile(torch.tensor([.05, .99]))
+        if self.cloud.value not in self.limits:      # one scale for a cloud, of the bank to begin with: greys tell what another l does
+            usual = max(l for l in self.banks if l <= 32)
+            self.limits[self.cloud.value] = chosen_points(local, self.banks[usual], 1)[0].quantile(torch.tensor([.05, .99]))
+        low, high = self.limits[self.cloud.value]
         colours = colormaps["Greys"](.1 + .6 * ((self.scores - low) / (high - low)).clamp(0, 1).numpy())[:, :3]
         colours[self.chosen] = [1., .45, 0.]
         fresh = change is None or change.owner is self.cloud
         self.view.show(points.numpy(), colours, aim=fresh)
         self.glow(points[self.chosen].numpy())
         self.hits = damaged[self.chosen].float().mean().item()
-        self.label.value = f"{self.hits:.0%} of the chosen points are damaged, {damaged.float().mean():.1%} of all"
+        self.label.value = f"{self.hits:.0%} of the chosen points are damaged, {damaged.float().mean():.1%} of all; grey: score, white {low:.2f}, dark {high:.2f}"
+        described(self.view.plot, f"{self.cloud.value}, the {self.k.value} chosen points in orange: {self.label.value}")
 
     def glow(self, places):
         "Halos around the chosen points."

@@ -15,6 +15,8 @@ from torch import nn
 
 from ..core.runtime import DataError, png_bytes
 from ..core.training import drawn_from
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from ..features.text import ClipEncoder
 from ..features.zoo import read_checkpoint
 
@@ -202,10 +204,10 @@ class PromptsPanel:
         self.sample = W.Dropdown(options=[(f"{s.category}, {s.defect}", n) for n, s in enumerate(samples)], value=0, description="photo")
         self.way = W.Dropdown(options=list(ways), description="sentences")
         self.temperature = W.FloatLogSlider(value=.07, min=-2, max=0, description="τ", continuous_update=False)
-        self.photo, self.view, self.label = W.Image(width=224), W.Image(width=224), W.HTML()
+        self.photo, self.view, self.label, self.scale = W.Image(width=224), W.Image(width=224), W.HTML(), W.HTML()
         controls = (self.sample, self.way, self.temperature)
         for control in controls: control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([*controls, self.label]), self.photo, self.view])
+        self.box = W.HBox([W.VBox([*controls, self.label]), titled(self.photo, "photo"), titled(self.view, "p(damaged)", foot=self.scale)])
         self.refresh()
 
     def refresh(self, change=None):
@@ -217,3 +219,6 @@ class PromptsPanel:
         self.photo.value = png_bytes((self.samples[n].rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
         self.view.value = png_bytes(colormaps["magma"](self.map.detach().numpy(), bytes=True)[..., :3])
         self.label.value = f"whole picture: <b>{self.whole:.2f}</b>, largest pixel: <b>{self.map.max().item():.2f}</b>"
+        low, high, what = self.map.min().item(), self.map.max().item(), f"{self.samples[n].category}, {self.samples[n].defect}"
+        self.scale.value = color_bar(0, 1, "p(damaged)", values=(low, high))
+        described(self.photo, f"photo: {what}"), described(self.view, f"map of p(damaged), {what}: {low:.2f} to {high:.2f}")

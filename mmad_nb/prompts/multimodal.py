@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.runtime import DataError, unknown_name
+from ..core.widgets import described
 from ..features.text import ClipEncoder
 from .learnable import LearnablePrompts
 
@@ -106,3 +107,4 @@ class ModulationPanel:
         figure.colorbar(shown, ax=figure.axes, shrink=.8, label="score")
         figure.savefig(file := io.BytesIO(), format="png", dpi=100)
         self.picture.value = file.getvalue()
+        described(self.picture, "lines of equal score for each reading; here: " + ", ".join(f"{name} {score:.2f}" for name, score in self.scores.items()))

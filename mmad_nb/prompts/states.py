@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from ..features.extract import Features
 from ..features.zoo import create_encoder
 from ..mapping.crossmodal import TrainingItem, check_whole, choose_pixels, crossmodal_loss, map_pixels
@@ -422,25 +424,46 @@ class ContrastPanel:
         self.score = W.Dropdown(options=SCORES, description="score")
         self.sample = W.Dropdown(options=labels, value=0, description="sample")
         self.temperature = W.FloatLogSlider(value=.07, min=-2, max=0, description="τ", continuous_update=False)
-        self.photo, self.view, self.label = W.Image(width=224), W.Image(width=224), W.HTML()
+        self.photo, self.view, self.label, self.scale = W.Image(width=224), W.Image(width=224), W.HTML(), W.HTML()
+        self.button, self.tops = W.Button(description="rescale", tooltip="the largest value of this map becomes white"), {}
+        self.button.on_click(self.rescale)
         controls = (self.mode, self.score, self.sample, self.temperature)
         for control in controls: control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([*controls, self.label]), self.photo, self.view])
+        self.box = W.HBox([W.VBox([*controls, self.button, self.label]), titled(self.photo, "photo"), titled(self.view, "Ψ text", foot=self.scale)])
+        self.refresh()
+
+    def ask(self, temperature):
+        "Ψ text of the chosen model, score and sample."
+        mode, sample = self.mode.value, self.samples[self.sample.value]
+        text = self.texts[mode].of(self.categories.index(sample.category))
+        return psi_text(mode, self.trained[mode], text, self.features[self.sample.value], self.score.value, temperature)
+
+    def rescale(self, button=None):
+        "Paint the largest value of the present map white."
+        self.tops[self.mode.value, self.score.value, self.sample.value] = self.map.max().item()
         self.refresh()
 
     def refresh(self, change=None):
         "Ask the chosen model about the chosen sample; what cannot be asked is told in the label."
         from matplotlib import colormaps
-        mode, sample, seen = self.mode.value, self.samples[self.sample.value], self.features[self.sample.value]
-        text = self.texts[mode].of(self.categories.index(sample.category))
-        try: self.map = psi_text(mode, self.trained[mode], text, seen, self.score.value, self.temperature.value)
+        sample, seen = self.samples[self.sample.value], self.features[self.sample.value]
+        key, what = (self.mode.value, self.score.value, self.sample.value), f"{sample.category}, {sample.defect}"
+        self.photo.value = png_bytes((sample.rgb.transpose(1, 2, 0) * 255).astype("uint8"))
+        described(self.photo, f"photo: {what}")
+        try:
+            self.map = self.ask(self.temperature.value)
+            if key not in self.tops: self.tops[key] = self.ask(.07).max().item()      # while τ moves the scale stays
         except DataError as error:
-            self.label.value = str(error)
+            self.label.value, self.scale.value = str(error), ""
+            self.view.value = png_bytes(np.full((224, 224, 3), 217, np.uint8))          # the last map is not its answer
+            described(self.view, "no map")
             return
         on, bad = seen.valid.numpy(), sample.mask & seen.valid.numpy()
         values = self.map.numpy()
-        self.photo.value = png_bytes((sample.rgb.transpose(1, 2, 0) * 255).astype("uint8"))
-        coloured = colormaps["magma"](values / max(values.max(), 1e-9))[..., :3]
+        top, low, high = max(self.tops[key], 1e-9), float(values.min()), float(values.max())
+        coloured = colormaps["magma"](values / top)[..., :3]
+        self.scale.value = color_bar(0, top, "Ψ text", values=(low, high))
+        described(self.view, f"map of Ψ text, {what}: {low:.3g} to {high:.3g}")
         self.view.value = png_bytes((coloured * 255).astype("uint8"))
         rise = values[bad].mean() / values[on & ~bad].mean() if bad.any() else float("nan")
         self.label.value = f"on the defect {rise:.1f} times as high as beside it" if bad.any() else "no defect here"

@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from ..core.runtime import DataError, unknown_name
+from ..core.charts import LINES, Chart, Frame, band_svg, line_svg
 
 # %% auto #0
 __all__ = ['LEGACY', 'label_regions', 'area_below', 'count_outranking', 'bar_area', 'region_weights', 'as_maps_and_masks',
@@ -266,18 +267,13 @@ class AuproPanel:
     "Sliders for two detection strengths and the limit; the PRO curve and its area."
     def __init__(self):
         import ipywidgets as W
-        import plotly.graph_objects as go
         slider = lambda name, value, high: W.FloatSlider(value=value, min=0.01 if name == "limit" else 0, max=high,
                                                          step=.01, description=name)
         self.large, self.small, self.limit = slider("large", 2.5, 4), slider("small", 0.5, 4), slider("limit", .3, 1)
         self.label = W.HTML()
-        self.figure = go.FigureWidget(layout=dict(height=300, width=560, margin=dict(l=50, r=10, t=10, b=40),
-                                                  xaxis_title="false positive rate", yaxis_title="PRO",
-                                                  xaxis_range=[0, 1], yaxis_range=[0, 1.02], showlegend=False))
-        self.figure.add_scatter(fill="tozeroy", mode="none", fillcolor="rgba(0,114,178,.35)")
-        self.figure.add_scatter(line_color="#0072B2")
-        for control in (self.large, self.small, self.limit): control.observe(self.refresh, "value")
-        self.box = W.VBox([self.large, self.small, self.limit, self.label, self.figure])
+        self.chart, self.zoom = Chart("PRO curve"), W.Checkbox(description="zoom to the limit", indent=False)
+        for control in (self.large, self.small, self.limit, self.zoom): control.observe(self.refresh, "value")
+        self.box = W.VBox([self.large, self.small, self.limit, self.zoom, self.label, self.chart.box])
         self.refresh()
 
     def refresh(self, change=None):
@@ -289,7 +285,9 @@ class AuproPanel:
         self.aupro = aupro(scores, masks, L)
         higher, at_least = count_outranking(scores[masks], scores[~masks])
         self.pixel_auroc = 1 - (higher + at_least).mean() / 2 / (~masks).sum()       # ties count half
-        with self.figure.batch_update():
-            self.figure.data[0].x, self.figure.data[0].y = np.append(x[left], L), np.append(y[left], np.interp(L, x, y))
-            self.figure.data[1].x, self.figure.data[1].y = x, y
+        frame = Frame((0, L if self.zoom.value else 1), (0, 1), "false positive rate", "PRO", width=560, height=300)
+        under = np.append(x[left], L), np.append(y[left], np.interp(L, x, y))          # the area, up to the limit
+        shown = under if self.zoom.value else (x, y)
+        self.chart.alt = f"PRO curve; the area up to {L:.0%} is {self.aupro:.3f}"
+        self.chart.draw(frame, band_svg(frame, under[0], 0 * under[1], under[1], LINES[0]), line_svg(frame, *shown, LINES[0]))
         self.label.value = f"<b>AUPRO@{L:.0%} = {self.aupro:.3f}</b>, pixel AUROC = {self.pixel_auroc:.3f}"

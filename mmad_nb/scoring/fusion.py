@@ -11,6 +11,8 @@ from numbers import Integral, Real
 import torch
 
 from ..core.runtime import DataError, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 
 # %% auto #0
 __all__ = ['RULES', 'BLUR', 'SCORES', 'SCALES', 'fuse_maps', 'check_distances', 'check_share', 'blur_matrix', 'box_blur',
@@ -168,17 +170,20 @@ class FusionPanel:
         xyz: torch.Tensor,   # (1,H,W) distances of the geometry
     ):
         import ipywidgets as W
-        self.maps, self.picture, self.label = (rgb, xyz), W.Image(format="png", width=300), W.Label()
+        self.maps, self.picture, self.label, self.scale = (rgb, xyz), W.Image(format="png", width=300), W.Label(), W.HTML()
         self.rule = W.Dropdown(options=RULES, description="rule")
         self.alpha = W.FloatSlider(value=0.5, min=0, max=1, step=0.05, description="α")
         self.blur = W.Checkbox(value=True, description="blur")
         for control in (self.rule, self.alpha, self.blur): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([self.rule, self.alpha, self.blur, self.label]), self.picture])
+        self.box = W.HBox([W.VBox([self.rule, self.alpha, self.blur, self.label]), titled(self.picture, "fused map", foot=self.scale)])
         self.refresh()
 
     def refresh(self, change=None):
         "Fuse again and repaint."
         self.fused = box_blur(fuse_maps(*self.maps, self.rule.value, self.alpha.value), BLUR if self.blur.value else ())
         usual = box_blur(fuse_maps(*self.maps, self.rule.value))
-        self.picture.value = png(self.fused[0], usual.max().item())
+        top, low, high = usual.max().item(), self.fused.min().item(), self.fused.max().item()     # of the rule's default α: stays while α moves
+        self.picture.value = png(self.fused[0], top)
+        self.scale.value = color_bar(0, max(top, 1e-9), "score", width=300, values=(low, high))
+        described(self.picture, f"fused map, {self.rule.value}, α = {self.alpha.value:.2f}: {low:.3g} to {high:.3g}")
         self.label.value = f"image score (max): {image_score(self.fused)[0]:.3f}"

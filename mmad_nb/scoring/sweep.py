@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core.runtime import DataError, unknown_name
+from ..core.charts import LINES, TEXT, Chart, Frame, dot_svg, line_svg
 from .evaluator import Evaluator, one_core_threads
 
 # %% auto #0
@@ -148,17 +149,11 @@ class SweepPanel:
         names=("aupro@30", "aupro@1", "pixel_ap", "image_auroc"),   # metrics to draw
     ):
         import ipywidgets as W
-        import plotly.graph_objects as go
         self.evaluator, self.components, self.fuse, self.names, self.turns = evaluator, components, fuse, names, Turns()
         self.alpha = W.FloatSlider(value=.5, min=0, max=1, step=.01, description="α")
-        colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]          # told apart by everyone (Okabe and Ito)
-        layout = dict(width=620, height=330, margin=dict(l=50, r=10, t=10, b=40), template="simple_white",
-                      xaxis=dict(title="α", range=[0, 1]), yaxis_range=[0, 1], colorway=colors)
-        self.figure = go.FigureWidget(layout=layout)
-        for name in names: self.figure.add_scatter(name=name, mode="lines", connectgaps=True)
-        self.figure.add_scatter(name="now", mode="markers", marker=dict(color="black", size=9), showlegend=False)
-        self.label = W.HTML()
-        self.box = W.VBox([self.alpha, self.label, self.figure])
+        self.label, self.frame = W.HTML(), Frame((0, 1), (0, 1), "α", "metric", width=620, height=330)
+        self.chart = Chart("metrics over α", pointed=lambda x: setattr(self.alpha, "value", round(x, 2)))
+        self.box = W.VBox([self.alpha, self.label, self.chart.box])
         self.sweep = Sweep(evaluator, components, fuse, "alpha", turns=self.turns, tell=self.draw)
         self.alpha.observe(self.refresh, "value")
         self.refresh()
@@ -171,17 +166,26 @@ def refresh(self: SweepPanel, change=None):
         self.metrics = self.evaluator.evaluate(self.components, fuse=self.fuse, alpha=self.alpha.value)
         text = ", ".join(f"{name} <b>{self.metrics[name]:.3f}</b>" for name in self.names)
         self.label.value = f"α = {self.alpha.value:.2f}: {text}"
-        with self.figure.batch_update():
-            self.figure.data[-1].x = [self.alpha.value] * len(self.names)
-            self.figure.data[-1].y = [self.metrics[name] for name in self.names]
+        self.paint()
 
 
 @patch
 def draw(self: SweepPanel):
     "Send the curves to the picture, as far as they are known; every tenth position and the last ones."
-    if not hasattr(self, "sweep"): return               # the first position may be there before the sweep has its name
+    if not hasattr(self, "sweep") or not hasattr(self, "metrics"): return    # the panel is still being made
     known = sum(m is not None for m in self.sweep.metrics)
     if known % 10 and known < len(self.sweep.values): return
-    with self.figure.batch_update():
-        for trace, name in zip(self.figure.data, self.names):
-            trace.x, trace.y = self.sweep.values, self.sweep.curve(name)
+    self.paint()
+
+
+@patch
+def paint(self: SweepPanel):
+    "Curves, as far as they are known, and the present position on each."
+    parts = []
+    for k, name in enumerate(self.names):
+        color, dash, high = LINES[k % len(LINES)], ("", "8 4", "8 3 2 3", "2 3")[k % 4], 250 + 16 * (k - len(self.names))
+        if hasattr(self, "sweep"): parts.append(line_svg(self.frame, self.sweep.values, self.sweep.curve(name), color, dash))
+        parts.append(dot_svg(self.frame, self.alpha.value, self.metrics[name], color, label=f"{name} {self.metrics[name]:.3f}"))
+        parts.append(f"<text x='560' y='{high}' text-anchor='end' font-size='12' fill='{TEXT}'>{name}</text>"
+                     f"<path d='M566 {high - 4}h34' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>")
+    self.chart.draw(self.frame, *parts)

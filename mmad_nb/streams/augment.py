@@ -20,6 +20,8 @@ from torch import nn
 from ..core.runtime import (DataError, DiskCache, WeightsError, content_hash, pick_device, png_bytes, progress,
                                   read_tensors, unknown_name, write_tensors)
 from ..core.training import drawn_from, train
+from ..core.widgets import described
+from ..core.charts import titled
 from ..features.zoo import find_weights, load_weights, unreachable
 from ..pretraining.diffusion import (FIRST, LAST, STEPS, WORDS, TinyDiffusion, denoising_loss, fold,
                                             need_diffusion, noise_guess, unfold)
@@ -472,7 +474,7 @@ class AugmentPanel:
         self.steps = W.IntSlider(value=20, min=20, max=100, step=10, description="steps", continuous_update=False)
         self.image, self.label = W.Image(format="png", width=720), W.HTML()
         for control in (self.strength, self.steps): control.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.strength, self.steps]), self.image, self.label])
+        self.box = W.VBox([W.HBox([self.strength, self.steps]), titled(self.image, "photo", *(f"variant {k + 1}" for k in range(n))), self.label])
         self.refresh()
 
     def refresh(self, change=None):
@@ -480,7 +482,8 @@ class AugmentPanel:
         self.variants = self.generator.variants(self.photo, self.n, self.strength.value, self.steps.value)[0]
         self.changed = (self.variants - self.photo).abs().mean().item()
         self.image.value = png_bytes(side_by_side(self.photo[0], self.variants))
-        self.label.value = f"photo, then {self.n} variants; mean change of a colour value: {self.changed:.3f} of 1"
+        self.label.value = f"mean change of a colour value: {self.changed:.3f} of 1"
+        described(self.image, f"photo and {self.n} variants, strength {self.strength.value:.2f}: {self.label.value}")
 
 # %% ../../nbs/streams/02_augment.ipynb #10c09d44
 def augment(

@@ -18,6 +18,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from ..core.runtime import (DataError, WeightsError, cache_dir, content_hash, pick_device, png_bytes, progress,
                                   unknown_name)
+from ..core.charts import titled
+from ..core.widgets import described
 from ..data.sample import Sample
 from ..features.normals import normal_colours, surface_normals
 from ..features.zoo import find_weights, load_weights, unreachable
@@ -305,7 +307,8 @@ class BlurPanel:
         self.capture = W.Dropdown(options=options, description="capture")
         self.sigma = W.FloatSlider(value=4, min=0, max=24, step=.5, description="sigma, px")
         self.capture.observe(self.load, "value"), self.sigma.observe(self.refresh, "value")
-        self.box = W.VBox([W.HBox([self.capture, self.sigma]), self.label, self.picture])
+        self.box = W.VBox([W.HBox([self.capture, self.sigma]), self.label,
+                           titled(self.picture, "photo", "real normals", "blurred", "estimate")])
         self.load()
 
     def load(self, change=None):
@@ -324,5 +327,6 @@ class BlurPanel:
         fields = [normal_colours(n, self.valid) for n in (self.real, soft, self.guess)]
         row = torch.cat([torch.from_numpy(self.sample.rgb), *fields], 2)
         self.picture.value = png_bytes((row * 255).round().byte().permute(1, 2, 0).numpy())
-        self.label.value = (f"photo, real, blurred, estimate; from the estimate the real normals are {self.apart['real']:.1f} degrees "
+        self.label.value = (f"from the estimate the real normals are {self.apart['real']:.1f} degrees "
                             f"away, the blurred ones {self.apart['blurred']:.1f}")
+        described(self.picture, f"{self.sample.category}, {self.sample.defect}: photo, real normals, blurred by {self.sigma.value:g} pixels, estimate; {self.label.value}")

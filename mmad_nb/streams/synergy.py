@@ -15,6 +15,8 @@ from torch import nn
 
 from ..core.runtime import DataError, png_bytes, unknown_name
 from ..core.training import drawn_from
+from ..core.widgets import described
+from ..core.charts import color_bar, titled
 from ..features.text import ClipEncoder, ImageFeatures
 
 # %% auto #0
@@ -180,10 +182,10 @@ class AttentionPanel:
         slider = lambda text, most: W.IntSlider(value=most // 2, min=0, max=most, description=text, continuous_update=False)
         self.view = W.Dropdown(options=[(name, i) for i, name in enumerate(views.names)], description="view")
         self.row, self.column, self.back = slider("row", side - 1), slider("column", side - 1), W.Checkbox(description="back")
-        self.left, self.right, self.label = W.Image(width=280), W.Image(width=280), W.HTML()
+        self.left, self.right, self.label, self.scale, self.tops = W.Image(width=280), W.Image(width=280), W.HTML(), W.HTML(), {}
         for control in (self.case, self.view, self.row, self.column, self.back): control.observe(self.refresh, "value")
         self.box = W.VBox([W.HBox([self.case, self.view]), W.HBox([self.row, self.column, self.back]), self.label,
-                           W.HBox([self.left, self.right])])
+                           W.HBox([titled(self.left, "the patch that looks, in orange"), titled(self.right, "where it looks", foot=self.scale)])])
         self.refresh()
 
     def refresh(self, change=None):
@@ -198,9 +200,17 @@ class AttentionPanel:
         inside = left[row * step + 2:(row + 1) * step - 2, column * step + 2:(column + 1) * step - 2].copy()
         left[row * step:(row + 1) * step, column * step:(column + 1) * step] = 1, .45, 0       # an orange frame around the patch
         left[row * step + 2:(row + 1) * step - 2, column * step + 2:(column + 1) * step - 2] = inside
-        strength = np.kron((self.map / self.map.max()).cpu().numpy(), np.ones((step, step)))
+        key = self.case.value, v, self.back.value
+        if key not in self.tops:                     # one scale for all patches of a picture: only one share in a thousand is larger
+            shares = (scores[v].mT if self.back.value else scores[v]).softmax(-1)[1:, 1:]
+            self.tops[key] = np.quantile(shares.cpu().numpy(), .999).item()
+        top, low, high = self.tops[key], self.map.min().item(), self.map.max().item()
+        strength = np.kron((self.map / top).clamp(max=1).cpu().numpy(), np.ones((step, step)))
         right = .35 * right[:len(strength), :len(strength)] + .65 * colormaps["magma"](strength)[..., :3]
         for image, picture in ((self.left, left), (self.right, right)): image.value = png_bytes((picture * 255).astype(np.uint8))
         to = divmod(int(self.map.argmax()), side)
         self.label.value = (f"looks most at row {to[0]}, column {to[1]}: <b>{self.map.max():.1%}</b>; "
                             f"all patches together {self.map.sum():.1%}, the rest at the whole picture")
+        self.scale.value = color_bar(0, 100 * top, "share, %", width=280, values=(100 * low, 100 * high))
+        described(self.left, f"{'depth' if self.back.value else 'render'} of {self.case.value}: patch at row {row}, column {column} framed")
+        described(self.right, f"where the patch looks: most at row {to[0]}, column {to[1]}, {high:.1%}")

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from ..core.runtime import DataError, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import titled
 from ..data.neighbours import checked_points, knn
 from ..data.sample import Cloud, CloudView
 from .render import TAN, Views, create_cameras, render
@@ -157,7 +159,7 @@ class ViewsPanel:
         self.scene.aim(np.concatenate([cloud.points, eyes]))
         for control in (self.view, self.kind, self.paint): control.observe(self.refresh, "value")
         self.box = W.VBox([W.HBox([self.view, self.paint]), self.kind, self.label,
-                           W.HBox([W.VBox([self.scene.plot], layout=W.Layout(width="480px")), self.image])])
+                           W.HBox([W.VBox([self.scene.plot], layout=W.Layout(width="480px")), titled(self.image, "what the green camera sees")])])
         self.refresh()
 
     def camera_colors(self):
@@ -175,3 +177,4 @@ class ViewsPanel:
         self.image.value = png_bytes((picture * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
         self.label.value = (f"{views.names[v]}: sees {views.visible[v].float().mean():.0%} of {len(self.cloud)} points; "
                             f"all views together {views.visible.any(0).float().mean():.0%}")
+        described(self.image, f"{self.kind.value} of view {self.label.value}"), described(self.scene.plot, f"cloud amid its cameras; view {self.label.value}")

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 from ..core.runtime import DataError, pick_device, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import titled
 from ..data.neighbours import checked_points, directions, knn
 from ..data.sample import Cloud, check_amount
 
@@ -362,7 +364,7 @@ class RenderPanel:
         kinds = ["shade", "depth"] + ["color"] * (cloud.colors is not None) + ["label"] * (cloud.labels is not None)
         self.kind = W.ToggleButtons(options=kinds, description="picture")
         for control in (self.axis, self.angle, self.width, self.kind): control.observe(self.refresh, "value")
-        self.box = W.VBox([self.axis, self.kind, W.HBox([self.angle, self.width]), self.label, self.image])
+        self.box = W.VBox([self.axis, self.kind, W.HBox([self.angle, self.width]), self.label, titled(self.image, "what the camera sees")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -372,3 +374,4 @@ class RenderPanel:
         if picture.ndim == 2: picture = picture.expand(3, -1, -1)
         self.image.value = png_bytes((picture * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
         self.label.value = f"{self.views.visible.float().mean():.1%} of {len(self.cloud)} points seen"
+        described(self.image, f"{self.kind.value} from {self.axis.value} {self.angle.value} degrees: {self.label.value}")
