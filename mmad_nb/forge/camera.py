@@ -12,6 +12,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..core.runtime import png_bytes
+from ..core.widgets import described
+from ..core.charts import titled
 from .shapes import Surface, build_surface
 
 # %% auto #0
@@ -190,8 +192,9 @@ class LampPanel:
         size: int = 224,         # pixels along each edge
     ):
         import ipywidgets as W
-        self.azimuth = W.FloatSlider(value=225, min=0, max=360, step=5, description="azimuth")
-        self.elevation = W.FloatSlider(value=45, min=10, max=90, step=5, description="elevation")
+        self.category = category
+        self.azimuth = W.FloatSlider(value=225, min=0, max=360, step=5, description="azimuth, °")
+        self.elevation = W.FloatSlider(value=45, min=10, max=90, step=5, description="elevation, °")
         self.photo = W.Image(width=320)
         self.setup, rays = draw_setup(0), view_rays(size)
         x, y = object_coordinates(table_coordinates(rays, self.setup.normal), self.setup)
@@ -200,7 +203,7 @@ class LampPanel:
         self.surface.gloss[self.surface.height <= 0] = 0
         self.xyz = lift(rays, self.setup.normal, self.surface.height)
         for control in (self.azimuth, self.elevation): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([self.azimuth, self.elevation]), self.photo])
+        self.box = W.HBox([W.VBox([self.azimuth, self.elevation]), titled(self.photo, "photo")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -209,3 +212,4 @@ class LampPanel:
         self.light = unit([math.cos(a) * math.cos(e), math.sin(a) * math.cos(e), -math.sin(e)])
         self.image = photograph(self.surface, self.xyz, self.light)
         self.photo.value = png_bytes((self.image * 255).astype(np.uint8).transpose(1, 2, 0))
+        described(self.photo, f"{self.category}, lamp at azimuth {self.azimuth.value:.0f}, elevation {self.elevation.value:.0f} degrees")

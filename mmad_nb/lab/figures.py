@@ -14,20 +14,19 @@ from itertools import cycle
 
 import numpy as np
 
-from ..core import DataError, png_bytes, unknown_name
-from ..core.charts import (AGAIN, DOWN, FAINT, LINES, TELL, TEXT, THEME, UP, WHERE, Chart, Frame, axis_ticks,
-                                 band_svg, dot_svg, frame_svg, line_svg)
+from ..core import DataError, described, png_bytes, unknown_name
+from ..core.charts import (AGAIN, DEFECT, DOWN, FAINT, LINES, TELL, TEXT, THEME, UP, WHERE, Chart, Frame, axis_ticks,
+                                 band_svg, color_bar, dot_svg, frame_svg, line_svg, marked, outline, titled)
 from ..data import Cloud, Sample
 
 # %% auto #0
-__all__ = ['DEFECT', 'UNSEEN', 'CURVES', 'DASHES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'outline', 'marked',
-           'overlay', 'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
-           'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
-           'cloud_plot', 'show_curves', 'curve_plot', 'metric_label', 'axis_range', 'wide', 'weakly', 'widgets_in',
-           'close_with', 'show_panel', 'LimitPanel']
+__all__ = ['UNSEEN', 'CURVES', 'DASHES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'overlay', 'depth_picture',
+           'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores', 'cloud_colors',
+           'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points', 'cloud_plot',
+           'show_curves', 'curve_plot', 'metric_label', 'axis_range', 'wide', 'weakly', 'widgets_in', 'close_with',
+           'show_panel', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
-DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it
 UNSEEN = 0.85        # grey of pixels that have no value: not measured, or no score
 
 
@@ -66,29 +65,6 @@ def score_limits(
     if values.size == 0: return 0.0, 1.0
     low, high = float(values.min()), float(np.quantile(values, quantile))
     return low, max(high, low + 1e-12)
-
-# %% ../../nbs/lab/01_figures.ipynb #a7ae66ac
-def outline(
-    mask: np.ndarray | None,  # (H,W) bool; None where nothing is known
-    width: int = 2,           # pixels
-) -> np.ndarray | None:       # (H,W) bool
-    "The ring of pixels just outside of `mask`, so that nothing inside it is hidden."
-    if mask is None: return None
-    grown = np.pad(mask, width)
-    for _ in range(width):
-        grown = grown | np.roll(grown, 1, 0) | np.roll(grown, -1, 0) | np.roll(grown, 1, 1) | np.roll(grown, -1, 1)
-    return grown[width:-width, width:-width] & ~mask
-
-# %% ../../nbs/lab/01_figures.ipynb #730f3f86
-def marked(
-    picture: np.ndarray,      # (H,W,3) float in [0,1]
-    mask: np.ndarray | None,  # (H,W) bool: defective
-    width: int = 2,           # of the line, in pixels
-) -> np.ndarray:              # (H,W,3), a copy
-    "The `picture` with the defect outlined."
-    from matplotlib.colors import to_rgb
-    if mask is None: return picture.copy()
-    return np.where(outline(mask, width)[..., None], np.float32(to_rgb(DEFECT)), picture)
 
 # %% ../../nbs/lab/01_figures.ipynb #4674ac20
 def overlay(
@@ -514,7 +490,9 @@ class LimitPanel:
         room = W.Layout(width=f"{300 * len(samples)}px", height="300px")
         self.image, self.label = W.Image(format="png", layout=room), W.Label()
         for control in (self.high, self.opacity): control.observe(self.refresh, "value")
-        self.box = W.VBox([self.high, self.opacity, self.image, self.label])
+        self.scale = W.HTML()
+        heads = [f"{s.category}: {s.defect}" for s in samples]
+        self.box = W.VBox([self.high, self.opacity, titled(self.image, *heads, foot=self.scale), self.label])
         self.refresh()
 
     def refresh(self, change=None):
@@ -523,5 +501,7 @@ class LimitPanel:
         self.pictures = [overlay(s.rgb, m, limits, self.opacity.value, s.mask) for s, m in zip(self.samples, self.maps)]
         self.share = [float((m > self.high.value).mean()) for m in self.maps]
         self.image.value = png_bytes(np.concatenate(self.pictures, axis=1))
+        self.scale.value = color_bar(self.low, max(self.high.value, self.low + 1e-9), "score")
         shares = (f"{s.defect} {share:.2%}" for s, share in zip(self.samples, self.share))
         self.label.value = "above the upper limit: " + ",  ".join(shares)
+        described(self.image, f"maps over photos; {self.label.value}")

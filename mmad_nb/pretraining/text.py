@@ -19,6 +19,8 @@ from torch import nn
 
 from ..core.runtime import DataError, progress, written_beside
 from ..core.training import train
+from ..core.widgets import described
+from ..core.charts import titled
 from ..data import prepare, square
 from ..data.sample import Cloud
 from ..forge import list_categories, list_defects
@@ -719,7 +721,7 @@ class CaptionPanel:
         self.pool, self.strip, self.table = pool, W.Image(width=560), W.HTML()
         self.seed = W.IntSlider(value=0, min=0, max=50, description="seed")
         self.seed.observe(self.refresh, "value")
-        self.box = W.VBox([self.seed, self.strip, self.table])
+        self.box = W.VBox([self.seed, titled(self.strip, "picture 1", "picture 2", "picture 3"), self.table])
         self.refresh()
 
     def refresh(self, change=None):
@@ -735,4 +737,7 @@ class CaptionPanel:
         tick = {True: "&#10003;", False: ""}
         cells = lambda row: "".join(f"<td style='width:40px;text-align:center'>{tick[bool(t)]}</td>" for t in row)
         rows = (f"<tr>{cells(row)}<td>{text}</td></tr>" for text, row in zip(self.captions, self.truth))
-        self.table.value = f"<table>{''.join(rows)}</table>"
+        heads = "".join(f"<th>{n}</th>" for n in (1, 2, 3))
+        self.table.value = f"<table><tr>{heads}<th>caption; a tick: true of this picture</th></tr>{''.join(rows)}</table>"
+        described(self.strip, "three forged pictures; captions that are true of each: " + "; ".join(
+            ", ".join(text for text, row in zip(self.captions, self.truth) if row[n]) for n in range(3)))
