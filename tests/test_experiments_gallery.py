@@ -13,6 +13,7 @@ from mmad_nb.experiments import Splits, run_protocol
 from mmad_nb.experiments.protocols import spread_of
 from mmad_nb.experiments.gallery import GalleryPanel, alone_markdown, gallery, good_scale, judged_alone, numbers_kept, protocols_of, rescaled, seconds_of, those_known
 from mmad_nb.forge import forge_sample
+from mmad_nb.forge.forge_clouds import forge_cloud
 from mmad_nb.lab import AblationLab, Explorer
 
 OURS = [name for name in list_detectors() if DETECTORS[name].__module__.startswith("mmad_nb.")]   # other tests register some of their own
@@ -29,12 +30,25 @@ def captures():
             "unlabelled": test, "nothing": []}, test
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_both_labs_take_every_detector_with_nothing_written_for_one(name, captures, tmp_path):
+@pytest.fixture(scope="module")
+def fitted(captures, tmp_path_factory):
+    "A function from a detector's name to the fitted detector and its components of the test samples; each is made once."
     given, test = captures
-    detector = create_detector(name, device="cpu", **those_known(name, **SHORT))
-    detector.fit(given[detector.learns_from], cache=tmp_path)
-    parts = detector.components(test, cache=tmp_path)
+    known, cache = {}, tmp_path_factory.mktemp("cache")
+
+    def make(name):
+        if name not in known:
+            detector = create_detector(name, device="cpu", **those_known(name, **SHORT))
+            detector.fit(given[detector.learns_from], cache=cache / name)
+            known[name] = detector, detector.components(test, cache=cache / name)
+        return known[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_both_labs_take_every_detector_with_nothing_written_for_one(name, captures, fitted):
+    test, (detector, parts) = captures[1], fitted(name)
     lab = AblationLab(detector, test, parts)
     assert set(lab.controls) == {weight.name for weight in detector.weights} and torch.isfinite(lab.result.maps).all()
     for weight in detector.weights:                      # each control can be moved to another value, and something is fused
@@ -50,6 +64,36 @@ def test_both_labs_take_every_detector_with_nothing_written_for_one(name, captur
     panel.sample.value = 1
     assert panel.images["left"].value != before and panel.right.weights[weight.name] == value
     lab.close(), panel.close()
+
+
+def test_one_explorer_takes_all_detectors(captures, fitted):
+    test, made = captures[1], {name: fitted(name) for name in OURS}
+    panel = Explorer({name: detector for name, (detector, _) in made.items()}, test, dict(made.values()))
+    before = panel.images["right"].value
+    for name in OURS[2:]:
+        panel.put(right=name)
+        assert panel.images["right"].value != before and f"rank of {name}" in panel.titles["right"].value
+        before = panel.images["right"].value
+        torch.testing.assert_close(panel.right.now.maps, made[name][0].fuse(made[name][1]), rtol=1e-4, atol=1e-5)
+    assert panel.overview.value.count("<tr>") == 1 + len(OURS) and not panel.message.value
+    with pytest.raises(DataError, match="the only captures that it takes"): Explorer([one for one, _ in made.values()], [forge_cloud("knot0", "hole", points=300)])
+    panel.close()
+
+
+def test_detectors_of_clouds_in_one_explorer():
+    train = [forge_cloud("ring0", kind, seed=n, points=1100) for n, kind in enumerate(("good", "bulge"))]
+    test = [forge_cloud("knot0", kind, seed=n, points=1050 + 50 * n) for n, kind in enumerate(("good", "hole"))]
+    one, other = (create_detector(name, device="cpu", **those_known(name, **SHORT)).fit(train) for name in ("pointad", "gs_clip"))
+    panel = Explorer([one, other, (one, {"share": 1.0})], test)
+    assert list(panel.sides) == ["pointad 1", "gs_clip", "pointad 2"] and not panel.photos and len(panel.link) == 2
+    panel.sample.value = 1
+    for name, side in panel.sides.items():
+        panel.put(*((name, "gs_clip") if name != "gs_clip" else ("gs_clip", "pointad 1")))
+        maps = side.now.maps
+        assert [len(scores) for scores in maps] == [1050, 1100] and all(torch.isfinite(scores).all() for scores in maps)
+        np.testing.assert_allclose(panel.plots["left"].points.attribute, np.interp(side.now.map(1, "rank"), (.9, 1), (0, 1)), atol=1e-6)
+    assert "object AUROC" in panel.overview.value and "point AUROC" in panel.table.value
+    panel.close()
 
 
 # ---- who is measured where, by fakes that need no encoder ----------------------------------------------------------

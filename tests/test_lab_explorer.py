@@ -11,6 +11,7 @@ from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import Explorer, PointPicker, rank_map, score_limits
 from mmad_nb.lab.explorer import RANKS, difference_picture, normal_pixels
+from mmad_nb.scoring.evaluate import evaluate
 from mmad_nb.lab.figures import widgets_in
 from mmad_nb.lab.picking import thinned
 
@@ -230,7 +231,7 @@ def test_undefined_metrics_do_not_break_the_panel():
 def test_still_shows_both_settings_and_the_scale(one):
     fig = one.still()
     text = " ".join(t.get_text() for ax in fig.axes for t in [ax.title, *ax.texts]) + headline(fig)
-    for part in ("thing: dent", "left: Fake 1, α = 0.2", "right: Fake 2, α = 0.8", "image AUROC", "score"): assert part in text
+    for part in ("thing: dent", "left: Fake 1\nα = 0.2", "right: Fake 2\nα = 0.8", "image AUROC", "score"): assert part in text
 
 
 def spoken(box):
@@ -407,13 +408,14 @@ def test_thinning_keeps_every_defective_point(picker):
 
 
 def test_choosing_marks_cloud_and_photo_and_calls_back(picker):
-    seen, before = [], picker.image.value
+    seen, before = [], [image.value for image in picker.images.values()]
     picker.picked = seen.append
     picker.choose(40)
     row, column = picker.cloud.pixel[40]
     assert seen == [picker.point] and (picker.point.row, picker.point.column) == (row, column)
     assert picker.point.score == 24 * row + column and picker.point.defective == SAMPLES[0].mask[row, column]
-    assert picker.image.value != before and f"row {row}, column {column}" in picker.label.value
+    assert all(image.value != old for image, old in zip(picker.images.values(), before)) and f"row {row}, column {column}" in picker.label.value
+    assert (picker.row.value, picker.column.value, picker.answer.value) == (row, column, "")
     mark = picker.figure.data[1]
     np.testing.assert_allclose([mark.x[0], mark.y[0]], SAMPLES[0].xyz[:2, row, column])
     assert 0 < SAMPLES[0].xyz[2, row, column] - mark.z[0] < 0.02         # just before its point, seen from the sensor
@@ -421,10 +423,54 @@ def test_choosing_marks_cloud_and_photo_and_calls_back(picker):
 
 
 def test_a_click_in_the_browser_chooses(picker):
-    picker.figure.data[0]._dispatch_on_click(type("Points", (), {"point_inds": [7]})(), None)
+    picker.field.value = "7 1700000000000"                 # number and time, as the page writes them
     assert picker.point.index == 7
-    picker.figure.data[0]._dispatch_on_click(type("Points", (), {"point_inds": []})(), None)
-    assert picker.point.index == 7
+    seen = []
+    picker.picked = seen.append
+    picker.field.value = "7 1700000000001"                 # the same point again
+    for other in ("", "x 1"): picker.field.value = other
+    assert [point.index for point in seen] == [7]
+
+
+def test_twins_of_the_click(picker):
+    seen = []
+    picker.picked = seen.append
+    bad, scores, menu = picker.cloud.labels, picker.scores, dict(picker.menu.options)
+    places = {"highest score": scores.argmax(), "highest normal score": np.where(bad, -1, scores).argmax(),
+              "highest defective score": np.where(bad, scores, -1).argmax(), "lowest defective score": np.where(bad, scores, 9e9).argmin()}
+    assert {name: menu[name] for name in menu if menu[name] >= 0} == places
+    picker.menu.value = menu["lowest defective score"]
+    assert picker.point.index == menu["lowest defective score"] and (picker.row.value, picker.column.value) == (8, 8) and len(seen) == 1
+    picker.row.value, picker.column.value = 11, 11          # the numbers alone choose nothing
+    assert len(seen) == 1
+    picker.button.click()
+    assert (seen[-1].row, seen[-1].column) == (11, 11) and picker.menu.label == "highest defective score" and len(seen) == 2
+    picker.row.value, picker.column.value = 0, 5            # nothing was measured there
+    picker.button.click()
+    gone = np.hypot(*(picker.cloud.pixel - [0, 5]).T)
+    assert gone[seen[-1].index] == gone.min() > 3 and "nearest to row 0, column 5" in picker.label.value and picker.menu.value == -1
+    assert (picker.row.value, picker.column.value) == (seen[-1].row, seen[-1].column) and len(seen) == 3
+    for row, column in ((-1, 3), (3, 24)):
+        with pytest.raises(DataError, match=f"row {row}, column {column}"): picker.choose_pixel(row, column)
+
+
+def test_what_the_callback_says_stands_beside_the_label(picker):
+    picker.picked = lambda point: f"<{point.index}>"
+    picker.choose(40)
+    assert picker.answer.value == "&lt;40&gt;"
+    picker.picked = lambda point: 3                         # no text
+    picker.choose(41)
+    assert picker.answer.value == ""
+
+
+def test_pictures_have_words_and_a_bar(picker):
+    words = lambda: [c for c in picker.images["map"]._dom_classes if c.startswith("mmad-alt:")]
+    before = words()
+    picker.choose(40)
+    assert len(before) == len(words()) == 1 and f"row\u00a0{picker.point.row}" in words()[0]
+    low, high = picker.limits
+    said = spoken(picker.box)
+    assert f">{low:.3g}<" in said and f">{high:.3g}<" in said and "<b>photo</b>" in said and "<b>score</b>" in said
 
 
 def test_hover_tells_pixel_score_and_defect(picker):
@@ -437,11 +483,11 @@ def test_hover_tells_pixel_score_and_defect(picker):
 
 def test_an_error_in_the_callback_is_shown_and_raised(picker):
     def broken(point): raise KeyError("no <such> map")
-    picker.picked, click = broken, type("Points", (), {"point_inds": [7]})()
-    with pytest.raises(KeyError): picker._clicked(None, click, None)
+    picker.picked = broken
+    with pytest.raises(KeyError): picker.field.value = "7 1"
     assert "KeyError" in picker.message.value and "&lt;such&gt;" in picker.message.value
     picker.picked = None
-    picker._clicked(None, click, None)
+    picker.field.value = "7 2"
     assert picker.message.value == ""
 
 
@@ -451,6 +497,9 @@ def test_unknown_defects_and_the_still():
     assert headline(picker.still()) == "no point chosen"
     picker.choose(0)
     assert picker.point.defective is None and "not known" in headline(picker.still())
+    assert [name for name, _ in picker.menu.options] == ["a click, or a pixel", "highest score"]
+    nothing = Sample(sample.rgb, 0 * sample.xyz, sample.valid & False, id="thing/test/x/008")
+    with pytest.raises(DataError, match="thing/test/x/008.*no valid point"): PointPicker(nothing, np.zeros((24, 24)))
 
 
 def test_bad_input_to_the_picker(picker):
@@ -483,3 +532,50 @@ def test_an_explorer_of_clouds():
     assert ranks[0] == pytest.approx((normal < panel.left.now.maps[2][0].item()).mean())
     panel.reset()
     assert [ax.name for ax in panel.still().axes[:5]] == ["3d"] * 4 + ["rectilinear"]
+
+
+# ---- categories -----------------------------------------------------------------------------------------------------
+
+def of_two_categories():
+    from dataclasses import replace
+    kinds = [("cup", "good"), ("jar", "dent"), ("cup", "dent"), ("jar", "good"), ("cup", "crack"), ("jar", "good")]
+    return [replace(make_sample(kind, n), category=category, id=f"{category}/{n}") for n, (category, kind) in enumerate(kinds)]
+
+
+def test_each_category_is_judged_by_itself():
+    samples = of_two_categories()
+    panel = Explorer([Fake(), Fake(seed=1), Fake(seed=2)], samples)
+    assert panel.judged.options == ("mean of categories", "cup", "jar", "pooled") and panel.judged.value == "mean of categories"
+    side, kept = panel.left, panel.left.now.maps.clone()
+    within = {}
+    for name in ("cup", "jar"):
+        some = [i for i, s in enumerate(samples) if s.category == name]
+        within[name] = evaluate(side.now.maps[some], np.stack([samples[i].mask for i in some]), side.now.scores[some])
+    mean = {metric: np.mean([within[name][metric] for name in within]) for metric in within["cup"]}
+    pooled = evaluate(side.now.maps, np.stack([s.mask for s in samples]), side.now.scores)
+    seen = set()
+    for judged, expected in (("mean of categories", mean), ("cup", within["cup"]), ("jar", within["jar"]), ("pooled", pooled)):
+        panel.judged.value = judged
+        np.testing.assert_allclose(list(side.now.numbers(judged).values()), list(expected.values()), atol=1e-9)
+        assert f"{expected['pixel_ap']:.3f}" in panel.table.value and f"{expected['pixel_ap']:.3f}" in panel.overview.value
+        assert f"{expected['pixel_ap']:.3f}" in panel.still().axes[7].texts[0].get_text()
+        seen.add(panel.table.value)
+    assert len(seen) == 4 and side.now.metrics == side.now.numbers("mean of categories") and torch.equal(side.now.maps, kept)
+    assert "in one pot" in panel.table.value and any(w is panel.judged for w in widgets_in(panel.box))
+
+
+def test_a_metric_that_one_category_lacks_is_said(two):
+    samples = [s for s in of_two_categories() if s.category == "cup" or s.defect == "good"]
+    panel = Explorer(Fake(), Fake(seed=1), samples)
+    assert "image AUROC is undefined in jar" in panel.table.value and "AUPRO to 30 % is undefined in jar" in panel.table.value
+    assert two.judged.options == ("pooled",) and not any(w is two.judged for w in widgets_in(two.box)) and "pot" not in two.table.value
+
+
+def test_pictures_say_what_they_show(two):
+    words = lambda part: next(c for c in two.images[part]._dom_classes if c.startswith("mmad-alt:")).replace("\u00a0", " ")
+    before = words("left")
+    assert "rank map of thing, dent by Fake 1, α = 0.5" in before and "photo of thing, dent" in words("photo")
+    two.left.controls["alpha"].value = .2
+    assert "α = 0.2" in words("left") and "α = 0.5" in words("right")
+    two.sample.value = 1
+    assert all("thing, good" in words(part) for part in PARTS)

@@ -16,11 +16,13 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, unknown_name
+from ..core.widgets import described
 from ..data import Cloud
 from .ablation import LiveCloud, as_list, check_detector, check_weights, color_bar, constant_text, masks_of
 from .figures import (DOWN, THEME, UP, close_with, colored, draw_cloud, marked, metric_label, overlay,
                                  score_limits, show_panel, weakly, wide)
 from ..scoring.evaluator import Evaluator
+from ..scoring.groups import GroupEvaluator
 
 # %% auto #0
 __all__ = ['RANKS', 'DIVERGING', 'shared_limits', 'rank_map', 'normal_pixels', 'difference_picture', 'difference_table',
@@ -120,8 +122,12 @@ class Truth:
     def __init__(self,
         samples,  # the N samples, all with a mask
     ):
-        self.evaluator = Evaluator(masks_of(samples), np.array([s.anomalous for s in samples]))
+        masks, labels = masks_of(samples), np.array([s.anomalous for s in samples])
+        names = [s.category for s in samples]
+        self.within = GroupEvaluator(masks, names, labels, pooled=False) if len(set(names)) > 1 else None   # each category by itself
+        self.evaluator = self.within.whole if self.within else Evaluator(masks, labels)
         self.normal = normal_pixels(self.evaluator.masks)
+        self.judged = ("mean of categories", *dict.fromkeys(names), "pooled") if self.within else ("pooled",)   # whose metrics can be asked for
 
 # %% ../../nbs/lab/06_explorer.ipynb #04270d92
 @dataclass(frozen=True, eq=False)
@@ -139,9 +145,24 @@ class Setting:
         return score_limits(self.maps)
 
     @cached_property
-    def metrics(self):
-        "How good they are."
+    def pooled(self):
+        "How good they are, all samples together."
         return self.truth.evaluator.evaluate(self.maps, self.scores)
+
+    @cached_property
+    def within(self):
+        "How good they are in each category, and on average."
+        return self.truth.within.evaluate(self.maps, self.scores)
+
+    def numbers(self, judged: str):
+        "The metrics of what is judged: one of `truth.judged`."
+        if judged == "pooled": return self.pooled
+        return self.within.mean if judged == "mean of categories" else self.within.groups[judged]
+
+    @property
+    def metrics(self):
+        "The headline: the mean over the categories, if there are several."
+        return self.numbers(self.truth.judged[0])
 
     @cached_property
     def normal(self):
@@ -268,8 +289,9 @@ class Explorer:
         self.menus = {place: W.Dropdown(options=names, value=name, description=place) for place, name in zip(("left", "right"), names)}
         self.sample = wide(W.Dropdown(options=[(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)], description="sample"))
         self.scale = W.Dropdown(options=("score", "rank"), value="score" if len(detectors) == 1 else "rank", description="scale")
+        self.judged = W.Dropdown(options=truth.judged, description="metrics")
         self._build()
-        controls = self.sample, self.scale, self.outline, *(c for side in self.sides.values() for c in side.controls.values())
+        controls = self.sample, self.scale, self.outline, self.judged, *(c for side in self.sides.values() for c in side.controls.values())
         for control in controls: control.observe(weakly(self._follow), "value")
         for menu in self.menus.values(): menu.observe(weakly(self._exchange), "value")
         self.close = close_with(self, self.box, *self.link, *(side.box for side in self.sides.values()))      # frees everything at once
@@ -347,7 +369,7 @@ def _clouds(self: Explorer):
     plots = [part.plot for part in self.plots.values()]
     self.link = [W.jslink((plots[0], "camera"), (plot, "camera")) for plot in plots[1:]]
     boxes = {place: W.Box([part.plot], layout=W.Layout(width="360px", height="340px")) for place, part in self.plots.items()}
-    for place, box in boxes.items(): box.add_class(f"mmad-{place}-cloud")
+    for place, box in boxes.items(): described(box, f"cloud, {place}").add_class(f"mmad-{place}-cloud")
     return boxes
 
 # %% ../../nbs/lab/06_explorer.ipynb #f3dbaa98
@@ -387,7 +409,8 @@ def _build(self: Explorer):
     apart = self._titled("difference", shown["difference"], self.bars["difference"])
     apart.layout.margin = "0 0 0 12px"      # so that nobody takes the numbers of one bar for the other's
     others = W.HBox([self._titled("photo", shown["photo"]), apart], layout=wrap) if self.photos else apart
-    numbers = W.VBox([self.table, others])
+    several = [self.judged] if len(self.judged.options) > 1 else []
+    numbers = W.VBox([*several, self.table, others])
     choose = W.HBox([W.HBox([self.sample, self.before, self.after]), self.scale, self.outline, self.rescale, self.button], layout=wrap)
     below = [W.HBox([self._titled(f"{place} cloud", box) for place, box in clouds.items()], layout=wrap)] if self.photos else []
     self.box = W.VBox([choose, W.HBox([*columns, numbers], layout=wrap), self.message, self.overview, *below, W.HTML(THEME)])
@@ -457,10 +480,14 @@ def _show_titles(self: Explorer):
 def _show_pictures(self: Explorer):
     "Both maps, the difference and the photo."
     i, scale, limits, (sample, left, right), mask = self.sample.value, self.scale.value, self.limits, self.view, self.shown_mask
-    state = i, scale, limits, self.outline.value
+    state, name = (i, scale, limits, self.outline.value), f"{sample.category}, {sample.defect}"
+    said = {"photo": f"photo of {name}", "difference": f"left minus right for {name}"}
+    for place, side in (("left", self.left), ("right", self.right)):
+        said[place] = f"{scale} map of {name} by {side}; highest {side.now.map(i, scale).max():.3g}"
     def paint(part, state, picture):
         "The image of this name as a PNG file."
         self._once(part, state, lambda: setattr(self.images[part], "value", png_bytes(picture())))
+        self._once(f"words {part}", said[part], lambda: described(self.images[part], said[part]))
     for part, score, side in (("left", left, self.left), ("right", right, self.right)):
         paint(part, (*state, side.now), lambda: overlay(sample.rgb, score, limits, mask=mask))
     paint("difference", (*state, self.left.now, self.right.now), lambda: difference_picture(left, right, limits, mask))
@@ -483,14 +510,27 @@ def _show_clouds(self: Explorer):
 @patch
 def _show_tables(self: Explorer):
     "The metrics of the two sides, and of all if there are more."
-    now, clouds = (self.left.now, self.right.now), not self.photos
-    show = lambda: setattr(self.table, "value", difference_table(*(one.metrics for one in now), clouds))
-    self._once("table", now, show)
+    now, clouds, judged = (self.left.now, self.right.now), not self.photos, self.judged.value
+    show = lambda: setattr(self.table, "value", difference_table(*(one.numbers(judged) for one in now), clouds) + self._note())
+    self._once("table", (judged, *now), show)
     if len(self.sides) == 2: return
     where = {self.left.name: "left", self.right.name: "right"}
-    rows = {name: (where.get(name, ""), side.setting, side.now.metrics) for name, side in self.sides.items()}
-    state = (*where, *(side.now for side in self.sides.values()))
+    rows = {name: (where.get(name, ""), side.setting, side.now.numbers(judged)) for name, side in self.sides.items()}
+    state = (judged, *where, *(side.now for side in self.sides.values()))
     self._once("overview", state, lambda: setattr(self.overview, "value", overview_table(rows, clouds)))
+
+
+@patch
+def _note(self: Explorer) -> str:
+    "What the metrics are of; nothing if there is one category."
+    if len(self.judged.options) == 1: return ""
+    count, judged = len(self.samples), self.judged.value
+    if judged == "pooled": text = f"{count} samples of {len(self.judged.options) - 2} categories in one pot: scores of different categories are compared, which no user does"
+    elif judged != "mean of categories": text = f"{judged}: {sum(s.category == judged for s in self.samples)} of {count} samples"
+    else:
+        missing = "".join(f"; {metric_label(name, not self.photos)} is undefined in {', '.join(groups)}" for name, groups in self.left.now.within.left_out.items())
+        text = f"each of {len(self.judged.options) - 2} categories judged by itself, then the mean{missing}"
+    return f"<div style='max-width:480px;line-height:1.3'><small>{escape(text)}</small></div>"
 
 # %% ../../nbs/lab/06_explorer.ipynb #2dbc6b67
 @patch
@@ -577,6 +617,7 @@ def _bottom_bar(fig, axes, limits, name):
     scale = ScalarMappable(Normalize(*limits), name)
     bar = fig.colorbar(scale, ax=axes, location="bottom", aspect=40, fraction=0.05, pad=0.02)
     bar.ax.tick_params(labelsize=8)
+    bar.ax.locator_params(nbins=4)
 
 
 def _table_text(left, right, clouds):
@@ -605,9 +646,9 @@ def still(self: Explorer):  # matplotlib Figure
     for ax, score in zip(below[1:], (left, right)): draw_cloud(ax, cloud, score, (low, high), 4000)
     _bottom_bar(fig, axes[1:3], (low, high), "magma")
     _bottom_bar(fig, axes[3], (-reach, reach), DIVERGING)
-    titles = f"{sample.category}: {sample.defect}", f"left: {self.left}", f"right: {self.right}", "left − right"
-    for ax, title in zip(axes, titles): ax.set_title(fill(title, 34), fontsize=8.5)
+    titles = f"{sample.category}: {sample.defect}", *(f"{place}: {side.name}\n{side.setting}" for place, side in (("left", self.left), ("right", self.right))), "left − right"
+    for ax, title in zip(axes, titles): ax.set_title("\n".join(fill(line, 32) for line in title.split("\n")), fontsize=8)
     fig.suptitle(f"colours: {self.scale.value}, {low:.3g} to {high:.3g} on both sides", x=0.01, ha="left", fontsize=9)
-    text = _table_text(self.left.now.metrics, self.right.now.metrics, not self.photos)
+    text = _table_text(*(side.now.numbers(self.judged.value) for side in (self.left, self.right)), not self.photos)
     axes[-1].text(0, 1, text, family="monospace", fontsize=7.5, va="top", linespacing=1.7)
     return fig

@@ -12,12 +12,15 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import DataError, png_bytes
+from ..core.charts import NOTHING
+from ..core.widgets import described
 from ..data import Cloud, Sample
-from .figures import (DEFECT, DOWN, close_with, draw_cloud, front_view, marked, overlay, point_scores,
+from .ablation import color_bar
+from .figures import (DEFECT, DOWN, THEME, close_with, draw_cloud, front_view, marked, overlay, point_scores,
                                  score_limits, show_panel, weakly)
 
 # %% auto #0
-__all__ = ['thinned', 'some_points', 'scene', 'point_figure', 'crossed', 'Picked', 'PointPicker']
+__all__ = ['CLICKS', 'thinned', 'some_points', 'scene', 'point_figure', 'crossed', 'Picked', 'PointPicker']
 
 # %% ../../nbs/lab/07_picking.ipynb #a4b2e8d2
 def thinned(
@@ -63,7 +66,7 @@ def point_figure(
     state = unknown if cloud.labels is None else np.where(cloud.labels, "defective", "normal")
     x, y, z = cloud.points.T
     points = go.Scatter3d(x=x, y=y, z=z, mode="markers", customdata=np.column_stack([cloud.pixel, score]), text=state,
-                          marker=dict(size=2.5, color=score, cmin=limits[0], cmax=limits[1], colorscale="Magma"),
+                          marker=dict(size=3, color=score, cmin=limits[0], cmax=limits[1], colorscale="Magma"),
                           hovertemplate="row %{customdata[0]}, column %{customdata[1]}<br>score %{customdata[2]:.3g}"
                                         "<br>%{text}<extra></extra>")
     mark = go.Scatter3d(x=x[:1], y=y[:1], z=z[:1], mode="markers", visible=False, hoverinfo="skip",
@@ -99,13 +102,26 @@ class Picked:
         state = {True: "defective", False: "normal", None: "not known whether defective"}[self.defective]
         return f"row {self.row}, column {self.column}: score {self.score:.3g}, {state}"
 
+# %% ../../nbs/lab/07_picking.ipynb #e6b10001
+CLICKS = """<img src="{nothing}" alt="" style="position:absolute" onload="
+let at=null, down=null, late=0, tries=0;
+const listen=()=>{{ const box=this.closest('.mmad-picker'); if(!box) {{ if(tries++<100) setTimeout(listen,100); return; }}
+  const plot=()=>box.querySelector('.js-plotly-plot');
+  const tell=i=>{{const f=box.querySelector('.mmad-clicked input'); f.value=i+' '+Date.now(); for(const e of ['input','change']) f.dispatchEvent(new Event(e,{{bubbles:true}}));}};
+  const seen=e=>{{at=e.points[0].curveNumber===0?e.points[0].pointNumber:null; if(at!==null&&Date.now()<late){{late=0; tell(at);}}}};
+  box.addEventListener('pointermove',()=>{{const p=plot(); if(p&&p.on&&!p.mmad){{p.mmad=1; p.on('plotly_hover',seen); p.on('plotly_click',seen); p.on('plotly_unhover',()=>{{at=null;}});}}}},true);
+  box.addEventListener('pointerdown',e=>{{late=0; down=plot()?.contains(e.target)?[e.clientX,e.clientY]:null;}},true);
+  box.addEventListener('pointerup',e=>{{if(!down||Math.hypot(e.clientX-down[0],e.clientY-down[1])>4) return;
+    if(at===null) late=Date.now()+1000; else tell(at);}},true);
+}}; listen();">""".format(nothing=NOTHING)   # runs when its picture, one pixel, has arrived; the panel around it may come later
+
 # %% ../../nbs/lab/07_picking.ipynb #4ff3e9cb
 class PointPicker:
     "A cloud to click on; the pixel of the chosen point is marked in photo and map."
     def __init__(self,
         sample: Sample,
         score,                  # (H,W) anomaly map of the sample
-        picked=None,            # called with a `Picked` whenever a point is chosen
+        picked=None,            # called with a `Picked` whenever a point is chosen; a text that it returns is shown beside it
         limits=None,            # (low, high) of the colours; None: those of this map
         count: int = 8000,      # at most so many points, more only if more are defective
     ):
@@ -114,29 +130,74 @@ class PointPicker:
         self.sample, self.score, self.picked, self.point = sample, np.asarray(score, dtype=np.float32), picked, None
         if self.score.shape != sample.size:
             raise DataError("score", f"shape {self.score.shape}", f"{sample.size}", "Is it another sample's map?")
-        self.limits, whole = limits or score_limits(self.score), sample.cloud()
+        self.limits, whole, self._held = limits or score_limits(self.score), sample.cloud(), False
         self.cloud = some_points(whole, thinned(whole, count))
         self.scores = point_scores(self.cloud, self.score)
-        photo = (marked(sample.rgb.transpose(1, 2, 0), sample.mask) * 255).astype(np.uint8)
-        self.pictures = photo, overlay(sample.rgb, self.score, self.limits, mask=sample.mask)
+        self.pictures = {"photo": (marked(sample.rgb.transpose(1, 2, 0), sample.mask) * 255).astype(np.uint8),
+                         "map": overlay(sample.rgb, self.score, self.limits, mask=sample.mask)}
         self._build()
         self._show()
 
+# %% ../../nbs/lab/07_picking.ipynb #e6b10003
+@patch
+def remarkable(self: PointPicker) -> dict:  # words -> number of a point among those that are shown
+    "Points that one looks for first."
+    bad = np.zeros(len(self.cloud), bool) if self.cloud.labels is None else self.cloud.labels
+    best = lambda chosen: int(np.argmax(np.where(chosen, self.scores, -np.inf)))
+    found = {"highest score": best(np.ones_like(bad)), "highest normal score": best(~bad)}
+    if bad.any() and not bad.all():
+        found |= {"highest defective score": best(bad), "lowest defective score": int(np.argmin(np.where(bad, self.scores, np.inf)))}
+    return found if bad.any() and not bad.all() else {"highest score": found["highest score"]}
+
+
+@patch
+def nearest(self: PointPicker,
+    row: int,
+    column: int,
+) -> int:   # number of a point among those that are shown
+    "The point that is shown and whose pixel is nearest to this one."
+    height, width = self.sample.size
+    if not (0 <= row < height and 0 <= column < width):
+        raise DataError("pixel", f"row {row}, column {column}", f"rows 0 to {height - 1}, columns 0 to {width - 1}", "They count from 0 at the upper left.")
+    return int(np.argmin(((self.cloud.pixel - np.array([row, column])) ** 2).sum(1)))
+
 # %% ../../nbs/lab/07_picking.ipynb #282edec3
 @patch
+def _keyboard(self: PointPicker):
+    "Twins of the click: a menu of remarkable points, and a pixel in numbers."
+    import ipywidgets as W
+    narrow, (height, width) = dict(layout=W.Layout(width="150px"), style=dict(description_width="60px")), self.sample.size
+    self.menu = W.Dropdown(options=[("a click, or a pixel", -1), *self.remarkable().items()], value=-1, description="point", layout=W.Layout(width="330px"))
+    self.row = W.BoundedIntText(description="row", min=0, max=height - 1, **narrow)
+    self.column = W.BoundedIntText(description="column", min=0, max=width - 1, **narrow)
+    self.button = W.Button(description="choose", tooltip="the point nearest to this row and column", layout=W.Layout(width="90px"))
+    self.menu.observe(weakly(self._from_menu), "value")
+    self.button.on_click(weakly(self._from_numbers))
+    return W.HBox([self.menu, W.HBox([self.row, self.column, self.button])], layout=W.Layout(flex_flow="row wrap"))
+
+
+@patch
 def _build(self: PointPicker):
-    "Make the widgets and put them into `self.box`, all of fixed size."
+    "Make the widgets and put them into `self.box`, all of fixed size; what is said of the point stands above all pictures."
     import ipywidgets as W
     import plotly.graph_objects as go
     self.figure = go.FigureWidget(point_figure(self.cloud, self.scores, self.limits))
-    self.figure.data[0].on_click(weakly(self._clicked))
-    self.image = W.Image(format="png", layout=W.Layout(width="480px", height="240px"))
-    self.label, self.message = W.HTML("Click on a point."), W.HTML()
+    self.images = {name: W.Image(format="png", layout=W.Layout(width="224px", height="224px")) for name in self.pictures}
+    self.field, listen = W.Text(layout=W.Layout(display="none")), W.HTML(CLICKS)
+    self.field.observe(weakly(self._clicked), "value")
+    line = W.Layout(min_height="28px")                       # kept free, so that nothing jumps
+    self.label, self.answer, self.message = W.HTML("Click on a point, or choose one below.", layout=line), W.HTML(layout=line), W.HTML()
     points = W.Box([self.figure], layout=W.Layout(width="530px", height="450px"))
-    for widget, name in ((points, "points"), (self.image, "picked-map"), (self.label, "label")):
-        widget.add_class(f"mmad-{name}")
-    column = W.VBox([self.image, self.label, self.message])
-    self.box = W.HBox([points, column], layout=W.Layout(flex_flow="row wrap"))
+    marks = {"points": points, "picked-map": self.images["map"], "label": self.label, "answer": self.answer, "clicked": self.field}
+    for name, widget in marks.items(): widget.add_class(f"mmad-{name}")
+    described(points, "cloud coloured by score; the menu and the fields above it choose points without a mouse")
+    bar, wrap = W.HTML(color_bar(self.limits, width=224)), W.Layout(flex_flow="row wrap")
+    titled = lambda title, *parts: W.VBox([W.HTML(f"<b>{title}</b>"), *parts], layout=W.Layout(margin="0 12px 0 0"))
+    pictures = [titled("photo", self.images["photo"]), titled("score", self.images["map"], bar)]
+    cloud = titled("score on the cloud", points)
+    self.box = W.VBox([self.label, self.answer, self._keyboard(), self.message, W.HBox([cloud, W.HBox(pictures, layout=wrap)], layout=wrap),
+                       self.field, listen, W.HTML(THEME)])
+    self.box.add_class("mmad-picker")
     self.close = close_with(self, self.box)      # frees everything at once
 
 # %% ../../nbs/lab/07_picking.ipynb #04f3142b
@@ -151,32 +212,66 @@ def choose(self: PointPicker,
     row, column = map(int, self.cloud.pixel[index])
     defective = None if self.cloud.labels is None else bool(self.cloud.labels[index])
     self.point = Picked(int(index), row, column, float(self.scores[index]), defective)
+    self.answer.value = self.message.value = ""
     self._show()
-    if self.picked is not None: self.picked(self.point)
+    said = None if self.picked is None else self.picked(self.point)
+    if isinstance(said, str): self.answer.value = escape(said)
+
+
+@patch
+def choose_pixel(self: PointPicker,
+    row: int,
+    column: int,
+):
+    "Choose the point that is shown and nearest to this pixel; the label says if it is another pixel."
+    self.choose(self.nearest(row, column))
+    if (self.point.row, self.point.column) != (row, column):
+        self.label.value += f" <small>(nearest to row {row}, column {column}, of which no point is shown)</small>"
 
 
 @patch
 def _show(self: PointPicker):
-    pictures = self.pictures
-    if self.point is not None:
-        pictures = [crossed(picture, self.point.row, self.point.column) for picture in pictures]
-        self.label.value = escape(str(self.point))
-        x, y, z = self.cloud.points[self.point.index]
-        lift = 0.03 * np.ptp(self.cloud.points, axis=0).max()   # towards the sensor, or the neighbours cover the mark
-        self.figure.data[1].update(x=[x], y=[y], z=[z - lift], visible=True)
-    self.image.value = png_bytes(np.concatenate(pictures, axis=1))
+    for name, picture in self.pictures.items():
+        place = ""
+        if self.point is not None: picture, place = crossed(picture, self.point.row, self.point.column), f", a cross at {self.point}"
+        self.images[name].value = png_bytes(picture)
+        described(self.images[name], f"{name} of {self.sample.category}, {self.sample.defect}{place}")
+    if self.point is None: return
+    self.label.value = escape(str(self.point))
+    x, y, z = self.cloud.points[self.point.index]
+    lift = 0.03 * np.ptp(self.cloud.points, axis=0).max()   # towards the sensor, or the neighbours cover the mark
+    self.figure.data[1].update(x=[x], y=[y], z=[z - lift], visible=True)
+    self._held = True
+    try:
+        self.row.value, self.column.value = self.point.row, self.point.column
+        self.menu.value = self.point.index if self.point.index in self.remarkable().values() else -1
+    finally: self._held = False
 
 # %% ../../nbs/lab/07_picking.ipynb #c7550cd9
 @patch
-def _clicked(self: PointPicker, trace, points, state):
-    "Called by the browser; an error is shown in the panel and raised, since the browser would hide it."
-    if not points.point_inds: return
-    try:
-        self.choose(points.point_inds[0])
-        self.message.value = ""
+def _guarded(self: PointPicker, choose, *place):
+    "Choose; an error is shown in the panel and raised, since the browser would hide it."
+    try: choose(*place)
     except Exception as error:
         self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
+
+
+@patch
+def _clicked(self: PointPicker, change):
+    "The page wrote into the hidden field: the number of a point, and the time."
+    try: index = int(change["new"].split()[0])
+    except (IndexError, ValueError): return                # somebody else wrote
+    self._guarded(self.choose, index)
+
+
+@patch
+def _from_menu(self: PointPicker, change):
+    if not self._held and change["new"] >= 0: self._guarded(self.choose, change["new"])
+
+
+@patch
+def _from_numbers(self: PointPicker, button): self._guarded(self.choose_pixel, self.row.value, self.column.value)
 
 
 @patch
@@ -191,13 +286,15 @@ def still(self: PointPicker):  # matplotlib Figure
     fig = plt.figure(figsize=(8, 2.7), layout="constrained")
     plt.close(fig)
     axes = [fig.add_subplot(1, 3, k + 1, projection="3d" if k == 2 else None) for k in range(3)]
-    for ax, picture in zip(axes, self.pictures):
+    for ax, picture in zip(axes, self.pictures.values()):
         ax.imshow(picture if self.point is None else crossed(picture, self.point.row, self.point.column))
     axes[2].computed_zorder = False   # the mark in front, wherever its point lies
     draw_cloud(axes[2], self.cloud, self.scores, self.limits)
     if self.point is not None:
         x, y, z = self.cloud.points[self.point.index]
         axes[2].scatter(x, z, -y, s=120, facecolors="none", edgecolors=DEFECT, linewidths=2.5, zorder=9)
-    for ax in axes: ax.set_axis_off()
+    for ax, title in zip(axes, ("photo", f"score, {self.limits[0]:.3g} to {self.limits[1]:.3g}", "score on the cloud")):
+        ax.set_axis_off()
+        ax.set_title(title, fontsize=9)
     fig.suptitle("no point chosen" if self.point is None else str(self.point), fontsize=10)
     return fig
