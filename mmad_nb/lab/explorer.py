@@ -395,7 +395,8 @@ def _build(self: Explorer):
     self.before = W.Button(description="◀", tooltip="the sample before", layout=small)
     self.after = W.Button(description="▶", tooltip="the next sample", layout=small)
     self.outline = W.Checkbox(value=True, description="outline of the defect", indent=False, layout=W.Layout(width="170px"))
-    self.rescale = W.Button(description="rescale", tooltip="take the limits of the colours from the present scores of both sides", layout=W.Layout(width="80px"))
+    self.rescale = W.Button(description="rescale", layout=W.Layout(width="80px"),
+                            tooltip="take the limits of the colours from the present scores of both sides")
     self.button = W.Button(description="as at the start", tooltip="set all weights and colour limits to those of the start")
     for button in (self.before, self.after, self.rescale, self.button): button.on_click(weakly(self._pressed))
     self.scale.layout.width, self.scale.style.description_width = "170px", "60px"
@@ -524,12 +525,14 @@ def _show_tables(self: Explorer):
 def _note(self: Explorer) -> str:
     "What the metrics are of; nothing if there is one category."
     if len(self.judged.options) == 1: return ""
-    count, judged = len(self.samples), self.judged.value
-    if judged == "pooled": text = f"{count} samples of {len(self.judged.options) - 2} categories in one pot: scores of different categories are compared, which no user does"
+    count, categories, judged = len(self.samples), len(self.judged.options) - 2, self.judged.value
+    if judged == "pooled":
+        text = f"{count} samples of {categories} categories in one pot: scores of different categories are compared, which no user does"
     elif judged != "mean of categories": text = f"{judged}: {sum(s.category == judged for s in self.samples)} of {count} samples"
     else:
-        missing = "".join(f"; {metric_label(name, not self.photos)} is undefined in {', '.join(groups)}" for name, groups in self.left.now.within.left_out.items())
-        text = f"each of {len(self.judged.options) - 2} categories judged by itself, then the mean{missing}"
+        label = lambda name: metric_label(name, not self.photos)
+        missing = "".join(f"; {label(name)} is undefined in {', '.join(groups)}" for name, groups in self.left.now.within.left_out.items())
+        text = f"each of {categories} categories judged by itself, then the mean{missing}"
     return f"<div style='max-width:480px;line-height:1.3'><small>{escape(text)}</small></div>"
 
 # %% ../../nbs/lab/06_explorer.ipynb #2dbc6b67
@@ -646,7 +649,8 @@ def still(self: Explorer):  # matplotlib Figure
     for ax, score in zip(below[1:], (left, right)): draw_cloud(ax, cloud, score, (low, high), 4000)
     _bottom_bar(fig, axes[1:3], (low, high), "magma")
     _bottom_bar(fig, axes[3], (-reach, reach), DIVERGING)
-    titles = f"{sample.category}: {sample.defect}", *(f"{place}: {side.name}\n{side.setting}" for place, side in (("left", self.left), ("right", self.right))), "left − right"
+    both = (f"{place}: {side.name}\n{side.setting}" for place, side in (("left", self.left), ("right", self.right)))
+    titles = f"{sample.category}: {sample.defect}", *both, "left − right"
     for ax, title in zip(axes, titles): ax.set_title("\n".join(fill(line, 32) for line in title.split("\n")), fontsize=8)
     fig.suptitle(f"colours: {self.scale.value}, {low:.3g} to {high:.3g} on both sides", x=0.01, ha="left", fontsize=9)
     text = _table_text(*(side.now.numbers(self.judged.value) for side in (self.left, self.right)), not self.photos)

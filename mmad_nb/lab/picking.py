@@ -158,7 +158,8 @@ def nearest(self: PointPicker,
     "The point that is shown and whose pixel is nearest to this one."
     height, width = self.sample.size
     if not (0 <= row < height and 0 <= column < width):
-        raise DataError("pixel", f"row {row}, column {column}", f"rows 0 to {height - 1}, columns 0 to {width - 1}", "They count from 0 at the upper left.")
+        raise DataError("pixel", f"row {row}, column {column}",
+                        f"rows 0 to {height - 1}, columns 0 to {width - 1}", "They count from 0 at the upper left.")
     return int(np.argmin(((self.cloud.pixel - np.array([row, column])) ** 2).sum(1)))
 
 # %% ../../nbs/lab/07_picking.ipynb #282edec3
@@ -167,7 +168,8 @@ def _keyboard(self: PointPicker):
     "Twins of the click: a menu of remarkable points, and a pixel in numbers."
     import ipywidgets as W
     narrow, (height, width) = dict(layout=W.Layout(width="150px"), style=dict(description_width="60px")), self.sample.size
-    self.menu = W.Dropdown(options=[("a click, or a pixel", -1), *self.remarkable().items()], value=-1, description="point", layout=W.Layout(width="330px"))
+    points = [("a click, or a pixel", -1), *self.remarkable().items()]
+    self.menu = W.Dropdown(options=points, value=-1, description="point", layout=W.Layout(width="330px"))
     self.row = W.BoundedIntText(description="row", min=0, max=height - 1, **narrow)
     self.column = W.BoundedIntText(description="column", min=0, max=width - 1, **narrow)
     self.button = W.Button(description="choose", tooltip="the point nearest to this row and column", layout=W.Layout(width="90px"))
