@@ -230,9 +230,9 @@ def write_sources(folder: Path, root: Path = ROOT):
     modules = {}
     for room, chapters in found.items():
         for page in chapters:
-            exported = re.search(r"#\| default_exp (\S+)", page.read_text(encoding="utf8").replace('\\n"', " "))
+            exported = re.search(r'^ *"#\| default_exp ([\w.]+)', page.read_text(encoding="utf8"), re.M)     # a line of its own: no page that speaks of it
             if not exported: continue
-            name = "mmad_nb." + exported[1].strip('"')
+            name = f"mmad_nb.{exported[1]}"
             text = api_page(importlib.import_module(name), importlib.import_module(f"mmad_nb.{room}"), page.relative_to(root / "nbs").as_posix())
             (folder / f"api/{name}.md").write_text(text, encoding="utf8")
             modules.setdefault(room, []).append(name)
