@@ -45,10 +45,10 @@ notebooks: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(RUN) timeout 2100 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --junitxml $(RESULTS)/unit.xml \
-	  tests --ignore tests/test_drift.py --ignore tests/test_browser.py
+	  tests --ignore tests/test_drift.py --ignore-glob 'tests/test_browser*'
 
 browser: $(VENV)/.dev chromium
-	timeout 600 $(BIN)/pytest -q -s --junitxml $(RESULTS)/browser.xml tests/test_browser.py
+	timeout 600 $(BIN)/pytest -q -s --junitxml $(RESULTS)/browser.xml tests/test_browser.py tests/test_browser_names.py
 
 # The browser test needs chromium. Where we may install it we do; elsewhere the test says that it was skipped.
 chromium:

@@ -322,3 +322,28 @@ def test_a_panel_of_several_samples_shows_the_chosen_one_and_its_score():
     alone = WeightPanel(detector, parts[1], ["one"], brightest=5.)
     assert alone.sample not in alone.box.children[0].children and alone.brightest == 5. and alone.sample.options[0][0] == "one"
     with pytest.raises(DataError, match="2 names for 3"): WeightPanel(detector, parts, ["a", "b"])
+
+
+def test_the_weight_panel_keeps_its_scale_and_says_what_that_hides():
+    class Faint(Detector):
+        weights = (Weight("alpha", "α", 1.), Weight("beta", "β", 0.))
+        def combine(self, components, alpha, beta): return alpha * components["a"] + beta * components["b"]
+    maps = {"a": torch.tensor([[[0., 1.], [2., 4.]]]), "b": torch.tensor([[[0., .01], [.02, .01]]])}
+    parts, mask = Components(maps, torch.ones(1, 2, 2, dtype=torch.bool), ["x/1"]), np.array([[False, False], [False, True]])
+    panel = WeightPanel(Faint(device="cpu"), parts, masks=[mask])
+    words = lambda: next(c for c in panel.picture._dom_classes if c.startswith("mmad-alt:")).replace("\u00a0", " ")
+    assert (panel.top, panel.note) == (4., "") and "x/1: 0 to 4, white at 4" in words()
+    outlined, panel.line.value = panel.picture.value, False
+    assert panel.picture.value != outlined                                   # the line can be switched off
+    panel.controls["alpha"].value, panel.controls["beta"].value = 0., 1.
+    assert panel.top == 4. and "200 times fainter" in panel.note and "200 times fainter" in panel.scale.value
+    black = panel.picture.value
+    panel.rescale(panel.buttons[0])
+    assert panel.top == pytest.approx(.02) and panel.note == "" and panel.picture.value != black
+    panel.controls["beta"].value = 0.
+    assert "the same everywhere" in panel.note and "the same everywhere: 0" in panel.scale.value
+    panel.rescale(panel.buttons[1])
+    assert panel.top == 4.
+    assert panel.line in panel.box.children[0].children and WeightPanel(Faint(device="cpu"), parts).line not in WeightPanel(Faint(device="cpu"), parts).box.children[0].children
+    for wrong in ([mask, mask], [mask[:1]]):
+        with pytest.raises(DataError, match="masks"): WeightPanel(Faint(device="cpu"), parts, masks=wrong)

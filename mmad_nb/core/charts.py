@@ -218,7 +218,7 @@ def titled(
     import ipywidgets as W
     width = getattr(picture, "width", "") or picture.layout.width or "224"
     under = [W.HTML(foot) if isinstance(foot, str) else foot] if foot is not None else []
-    return W.VBox([W.HTML(title_row(titles, int(str(width).removesuffix("px")))), picture, *under])
+    return W.VBox([W.HTML(title_row(titles, int(str(width).removesuffix("px")))), picture, *under], layout=W.Layout(flex="0 0 auto"))
 
 # %% ../../nbs/core/04_charts.ipynb #a7ae66ac
 DEFECT = "#00c8ff"   # the outline of a defect: no colour map used here contains it

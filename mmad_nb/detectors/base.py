@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -559,8 +560,9 @@ class WeightPanel:
         for button in self.buttons: button.on_click(self.rescale)
         for control in (self.sample, self.line, *self.controls.values()): control.observe(self.refresh, "value")
         choice, known = [self.sample] if len(names) > 1 else [], [self.line] if any(m is not None for m in self.masks) else []
-        left = W.VBox([*choice, *self.controls.values(), self.score, W.HBox(self.buttons), *known, W.Label(components.provenance)])
-        self.box = W.HBox([left, W.VBox([self.title, self.picture, self.scale])])
+        left = W.VBox([*choice, *self.controls.values(), self.score, W.HBox(self.buttons), *known,
+                       W.HTML(f"<small>{escape(components.provenance)}</small>")], layout=W.Layout(width="330px"))
+        self.box = W.HBox([left, W.VBox([self.title, self.picture, self.scale], layout=W.Layout(width="270px"))])
         self.refresh()
 
     def rescale(self, button):
