@@ -172,3 +172,38 @@ def test_the_lab_builds_itself(fitted):
     alone = fitted.fuse(fitted.components(TESTS), alpha=0., beta=1.)
     assert lab.result.metrics["pixel_auroc"] != before
     assert torch.allclose(torch.as_tensor(lab.result.maps), alone)
+
+
+def test_options_of_the_losses_reach_the_training(tmp_path, fitted):
+    "Each changes what is learned, where it can; all are saved and loaded."
+    parts = fitted.components(TESTS)
+    words = detector(lambda_v2t=0.).fit(GOOD).components(TESTS)
+    assert torch.allclose(words["rgb"], parts["rgb"], atol=1e-5) and not torch.allclose(words["text"], parts["text"], atol=1e-5)
+    one_way = detector(lambda_v2g=0.).fit(GOOD).components(TESTS)                     # the mapper from colour to shape stays as it was drawn
+    assert not torch.allclose(one_way["xyz"], parts["xyz"], atol=1e-3) and torch.allclose(one_way["text"], parts["text"], atol=1e-5)
+    other_way = detector(lambda_g2v=0.).fit(GOOD).components(TESTS)
+    assert not torch.allclose(other_way["rgb"], parts["rgb"], atol=1e-3) and torch.allclose(other_way["xyz"], parts["xyz"], atol=1e-5)
+    plain = detector(prompts="cpe").fit(GOOD).components(TESTS)["text"]
+    changed = [{"contrast": 5.}, {"temperature": 1.}, {"lambda_g2t": 0.}]
+    for options in changed:
+        assert not torch.allclose(detector(prompts="cpe", **options).fit(GOOD).components(TESTS)["text"], plain, atol=1e-5), options
+    first = detector(prompts="cpe", psi_text="probability", temperature=.5, contrast=2, lambda_g2v=.3).fit(GOOD)
+    first.save(tmp_path / "saved")
+    again = load_detector(tmp_path / "saved", device="cpu", encoders=encoders())
+    assert again.config() == first.config() and again.config()["temperature"] == .5
+    assert torch.allclose(first.components(TESTS)["text"], again.components(TESTS)["text"], atol=1e-6)
+
+
+def test_the_temperature_of_training_is_that_of_the_score():
+    one = detector(prompts="cpe", psi_text="probability").fit(GOOD)
+    before = one.components(TESTS)["text"]
+    one.options["temperature"] = 5.
+    valid = torch.from_numpy(TESTS[0].valid)
+    after = one.components(TESTS)["text"][0][valid]
+    assert (after - .25).abs().max() < (before[0][valid] - .25).abs().max()            # hotter: both factors nearer to one half
+
+
+@pytest.mark.parametrize("options, words", [({"contrast": .5}, "no effect here"), ({"temperature": 1.}, "other prompts"), ({"octa": False, "lambda_v2t": 2.}, "octa=True"),
+                                            ({"prompts": "cpe", "temperature": 0.}, "0.001"), ({"lambda_v2g": -1.}, "0 to 1000"), ({"prompts": "cpe", "contrast": "much"}, "number")], ids=str)
+def test_options_of_the_losses_are_checked(options, words):
+    with pytest.raises(DataError, match=words): detector(**options)

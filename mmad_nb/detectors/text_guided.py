@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from fastcore.basics import patch
 
+from ..core.runtime import DataError
 from .base import Option, Weight, register
 from .frozen import PAIR_OPTIONS, TRAINING_OPTIONS, PairDetector, rule_weights, take_note
 from ..features.extract import collect
@@ -22,9 +23,12 @@ from ..prompts.states import (MODES, SCORES, check_score, create_word_modules, o
 from ..scoring.fusion import BLUR, box_blur
 
 # %% auto #0
-__all__ = ['TextGuided']
+__all__ = ['WAYS', 'TextGuided']
 
 # %% ../../nbs/detectors/06_text_guided.ipynb #e5325f12
+WAYS = {"v2g": "from colour to shape (8)", "g2v": "from shape to colour (8)", "v2t": "from colour to words (10)", "g2t": "from shape to words (10)"}
+
+
 @register("text_guided")
 class TextGuided(PairDetector):
     "CFM with a geometry-aware mapper and with words: colour, shape and sentences about the object must agree."
@@ -37,6 +41,9 @@ class TextGuided(PairDetector):
         "prompts": Option("oct", "Which sentences.", choices=MODES),
         "words": Option(None, "Which text encoder; None: the pair's own.", choices=(None, "all-MiniLM-L6-v2")),
         "psi_text": Option("distance", "Or the probability of the abnormal anchor, if there is one.", choices=SCORES),
+        "temperature": Option(.07, "What cosines are divided by in the contrast, for prompts other than oct.", .001, 100.),
+        "contrast": Option(.07, "Weight of the contrast beside the pull, for prompts other than oct.", 0., 1000.),
+        **{f"lambda_{way}": Option(1., f"λ of the loss {meaning}; the paper: 1.", 0., 1000.) for way, meaning in WAYS.items()},
         "balance": Option(False, "Divide both terms of (16) by their mean on good samples; the paper does not."),
     }
     weights = (Weight("alpha", "α", 0.5, meaning="Share of the product of both crossmodal distances."),
@@ -46,6 +53,11 @@ class TextGuided(PairDetector):
         super().set_up()
         check_score(self.options["prompts"], self.options["psi_text"])
         self.mode, self.names = self.options["prompts"] if self.options["octa"] else None, []  # None: no words
+        idle = () if self.mode not in (None, "oct") else ("temperature", "contrast") if self.mode else ("temperature", "contrast", "lambda_v2t", "lambda_g2t")
+        for name in idle:
+            if self.options[name] != self.defaults[name]:
+                raise DataError(f"text_guided option {name!r}", f"{self.options[name]!r}, which has no effect here", f"{self.defaults[name]!r}",
+                                "Take other prompts, such as 'cpe' or 'apg'." if self.mode else "It belongs to the words: use octa=True.")
         if self.mode: self.text = open_sentences(self.mode, self.encoders, self.device, self.options["words"])
         else: self.weights = rule_weights("mul", "0 the photo alone, 1 the shape alone")
 
@@ -78,8 +90,10 @@ def stages(self: TextGuided):
 @patch
 def loss(self: TextGuided, items):
     "L_vis + L_text, or L_vis alone."
-    if not self.mode: return crossmodal_loss(self.modules, items)
-    return prompt_loss(self.mode, self.modules, self.modules, items, self.learned, [item.category for item in items])
+    o, rows = self.options, [item.category for item in items] if self.mode else None
+    weights = tuple(o[f"lambda_{way}"] for way in WAYS)
+    if not self.mode: return crossmodal_loss(self.modules, items, weights[:2])
+    return prompt_loss(self.mode, self.modules, self.modules, items, self.learned, rows, o["temperature"], o["contrast"], weights)
 
 @patch
 def learn(self: TextGuided, reading, cache=None, **how):
@@ -94,7 +108,7 @@ def maps_of(self: TextGuided, networks, sample, features):
     "Ψ_rgb, Ψ_3d (called xyz) and, with words, Ψ_text; each divided by its scale, which is 1 without `balance`."
     maps, (product, text) = distance_maps(networks, features), self.scale.tolist()                 # (12), (13)
     if not self.mode: return maps
-    words = psi_text(self.mode, networks, self.text[sample.category], features, self.options["psi_text"])  # (14)
+    words = psi_text(self.mode, networks, self.text[sample.category], features, self.options["psi_text"], self.options["temperature"])  # (14)
     return {"rgb": maps["rgb"] / product ** .5, "xyz": maps["xyz"] / product ** .5, "text": words / text}
 
 @patch
