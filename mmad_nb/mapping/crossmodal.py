@@ -139,6 +139,7 @@ class TrainingItem:
 def crossmodal_loss(
     mappers: nn.ModuleDict,         # from create_mappers
     items: Sequence[TrainingItem],  # the samples of a batch
+    weights: tuple = (1., 1.),      # of colour to shape, of shape to colour
 ) -> tuple:                         # sum of both directions' losses over all pixels, number of pixels
     "The batch's loss as `train` wants it."
     if not len(items): raise DataError("crossmodal_loss", "no sample", "a batch of at least one", "Is the split empty?")
@@ -149,7 +150,7 @@ def crossmodal_loss(
                                    item.point_mixing @ points)
         back = masked_cosine_loss(map_pixels(mappers["xyz_to_rgb"], points, item.point_mixing),
                                   item.image_mixing @ image)
-        total, count = total + forth[0] + back[0], count + forth[1]
+        total, count = total + weights[0] * forth[0] + weights[1] * back[0], count + forth[1]
     return total, count
 
 # %% ../../nbs/mapping/01_crossmodal.ipynb #0fc4f2fd

@@ -154,18 +154,19 @@ def text_loss(
     modules: nn.ModuleDict,         # from create_text_mappers
     items: Sequence[TrainingItem],  # the samples of a batch
     anchors: torch.Tensor,          # (len(items),dim) what the adaptor says about the category of each
+    weights: tuple = (1., 1.),      # λ_v2t and λ_g2t: of colour and of shape
 ) -> tuple:                         # sum of both modalities' losses over all pixels, number of pixels
-    "Equation 10 with all λ = 1: every valid pixel is pulled to the anchor of its category, and the anchor to them."
+    "Equation 10: every valid pixel is pulled to the anchor of its category, and the anchor to them."
     if len(items) != len(anchors):
         raise DataError("text_loss", f"{len(anchors)} anchors for {len(items)} samples", "one anchor for each sample",
                         "Pick rows by category: anchors[[0, 0, 1]].")
     total, count = 0, 0
     for item, anchor in zip(items, anchors):
-        for name, patches, mixing in (("rgb_to_text", item.image, item.image_mixing),
-                                      ("xyz_to_text", item.points, item.point_mixing)):
+        for name, patches, mixing, weight in (("rgb_to_text", item.image, item.image_mixing, weights[0]),
+                                              ("xyz_to_text", item.points, item.point_mixing, weights[1])):
             mapped = map_pixels(modules[name], patches.to(anchor.device), mixing)
             loss, pixels = masked_cosine_loss(mapped, anchor.expand_as(mapped))
-            total = total + loss
+            total = total + weight * loss
         count += pixels
     return total, count
 
@@ -176,11 +177,12 @@ def total_loss(
     items: Sequence[TrainingItem],  # the samples of a batch
     text: torch.Tensor,             # (C,n,dim) vectors of the sentences of all categories
     category: Sequence[int],        # for each item, its row of `text`
+    weights: tuple = (1.,) * 4,     # λ_v2g, λ_g2v, λ_v2t, λ_g2t
 ) -> tuple:                         # sum of losses over all pixels, number of pixels
     "Equation 11: L_vis + L_text, with all categories' anchors made anew from the present adaptor."
     anchors = modules["adaptor"](text)[list(category)]
-    visual, count = crossmodal_loss(mappers, items)
-    return visual + text_loss(modules, items, anchors)[0], count
+    visual, count = crossmodal_loss(mappers, items, weights[:2])
+    return visual + text_loss(modules, items, anchors, weights[2:])[0], count
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #f80c169d
 def drop_nonfinite(

@@ -326,6 +326,7 @@ def contrastive_loss(
     temperature: float = .07,       # what cosines are divided by
     contrast: float = 1.,           # weight of the choice between the anchors
     pull: float = 0.,               # weight of equation 10 on the normal pixels, from the same cosines
+    weights: tuple = (1., 1.),      # of colour and of shape in that pull
 ) -> tuple:                         # sum of both modalities' losses over all pixels, number of pixels
     "Every pixel is asked which anchor it belongs to, by its colour and by its shape."
     if not len(items) == len(normal) == len(abnormal) or not len(items):
@@ -333,11 +334,11 @@ def contrastive_loss(
                         "one of each kind for each sample", "Pick rows by category: anchors[[0, 0, 1]].")
     total, count = 0, 0
     for item, whole, broken in zip(items, normal, abnormal):
-        for name, patches, mixing in (("rgb_to_text", item.image, item.image_mixing),
-                                      ("xyz_to_text", item.points, item.point_mixing)):
+        for name, patches, mixing, weight in (("rgb_to_text", item.image, item.image_mixing, weights[0]),
+                                              ("xyz_to_text", item.points, item.point_mixing, weights[1])):
             cosines = anchor_cosines(map_pixels(modules[name], patches.to(whole.device), mixing), whole, broken)
             total = total + contrast * pixel_contrast(cosines, item.labels, temperature)
-            if pull: total = total + pull * (1 - cosines[~item.labels, 0]).sum()
+            if pull: total = total + pull * weight * (1 - cosines[~item.labels, 0]).sum()
         count += len(item.labels)
     return total, count
 
@@ -351,13 +352,14 @@ def prompt_loss(
     category: Sequence[int],        # for each item, its row of `text`
     temperature: float = .07,       # of the contrast
     contrast: float = .07,          # weight of the contrast beside the pull
+    weights: tuple = (1.,) * 4,     # λ_v2g, λ_g2v, λ_v2t, λ_g2t
 ) -> tuple:                         # sum of losses over all pixels, number of pixels
     "Equation 11 for the mode; normal pixels alone teach normality, each with one share of all pixels of the batch."
     whole = [getattr(item, "normal", item) for item in items]
-    if mode == "oct": return total_loss(mappers, modules, whole, text.normal, category)
+    if mode == "oct": return total_loss(mappers, modules, whole, text.normal, category, weights)
     normal, abnormal = (a[list(category)] for a in anchors(mode, modules, text))
-    total, count = contrastive_loss(modules, items, normal, abnormal, temperature, contrast, pull=1)
-    return total + crossmodal_loss(mappers, whole)[0], count
+    total, count = contrastive_loss(modules, items, normal, abnormal, temperature, contrast, 1, weights[2:])
+    return total + crossmodal_loss(mappers, whole, weights[:2])[0], count
 
 # %% ../../nbs/prompts/01_states.ipynb #987f8516
 SCORES = ("distance", "probability")
