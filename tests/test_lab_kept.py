@@ -77,7 +77,7 @@ def test_what_is_refused_changes_nothing(kept, weights, metrics, more, match):
     assert kept.rows == () and not kept.past
 
 
-@pytest.mark.parametrize("name", ["one", " one ", "   ", "a" * 81, "two\nlines", 7])
+@pytest.mark.parametrize("name", ["one", " one ", "   ", "a" * 81, "two\nlines", 7, "a, report"])
 def test_names(kept, name):
     kept.keep("one", {}, NUMBERS)
     with pytest.raises(DataError): kept.keep(name, {}, NUMBERS)
@@ -125,7 +125,7 @@ def test_an_origin_knows_every_change():
     mask = SAMPLES[1].mask.copy()
     mask[0, 0] = True
     changed = {"detector: ": K.origin_of(type("Other", (Fake,), {"name": "other"})(), SAMPLES), "option passes: 4 there, 8 here": K.origin_of(Fake(passes=4), SAMPLES),
-               "option new: 1 there, None here": K.origin_of(Fake(new=1), SAMPLES), "learned": K.origin_of(Fake(2.), SAMPLES),
+               "option new: 1 there, None here": K.origin_of(Fake(new=1), SAMPLES), "option passes: 2 there": K.origin_of(Fake(2., passes=2), SAMPLES), "learned": K.origin_of(Fake(2.), SAMPLES),
                "encoder image": K.origin_of(type("Other", (Fake,), {"fingerprints": lambda self: {"image": "bb"}})(), SAMPLES),
                "only here 1": K.origin_of(Fake(), SAMPLES[1:]), "only there 1": K.origin_of(Fake(), [*SAMPLES, make_sample("good", 9)]),
                "content is not": K.origin_of(Fake(), [SAMPLES[0], replace(SAMPLES[1], mask=mask), SAMPLES[2]]),
@@ -218,7 +218,7 @@ def test_rows_of_other_data_are_seen_and_never_mixed(tmp_path, kept):
     saved = other.save(tmp_path / "b.json")
     assert {record["row"] for record in load_study(saved).records} == {"mine"}
     table = other.compare("a|b", "mine")
-    assert [row[3] for row in table.rows] == ["equal", "equal", "other", "other samples", "other samples", "other samples"] and "for mine" in table.caption
+    assert [row[3] for row in table.rows] == ["equal", "equal", "other", "other samples", "other samples", "other samples"] and "for 'mine'" in table.caption
     assert "of other data" in other.table().head and other.table().rows[-1][-1] == "" and "learned" in other.table().rows[0][-1]
     read = list(csv.DictReader(other.csv().splitlines()))
     assert [bool(row["of other data"]) for row in read] == [True, True, True, False]
@@ -277,6 +277,14 @@ def test_damaged_files(tmp_path, kept, break_it):
     assert [row.name for row in kept] == ["mine"] and len(kept.past) == 1
 
 
+def test_intervals_of_what_is_undefined_are_left_out(tmp_path, kept):
+    row = kept.keep("a", {}, NUMBERS, intervals={"aupro@30": (math.nan, math.nan), "image_auroc": (np.float32(.25), .5)})
+    assert row.intervals == {"image_auroc": (.25, .5)}
+    again = KeptSettings(Fake(), SAMPLES)
+    again.load(kept.save(tmp_path / "a.json"))
+    assert again.rows == kept.rows
+
+
 def test_files_that_are_none(tmp_path, kept):
     for content in (b"", b"{", b"\xff\xfe", b"[]", b"3"):
         (tmp_path / "a.json").write_bytes(content)
@@ -331,6 +339,7 @@ def test_a_comparison_says_bigger_and_smaller_in_words():
     cells = {row[0]: row[1:] for row in kept.compare("a|b", "trained").rows}
     assert cells["α"] == ("0.1", "0", "-0.100 ▼ smaller") and cells["k"] == ("(1, 2)", "3", "other") and cells["rule"][2] == "equal"
     assert cells["AUPRO to 30 %"] == ("undefined", "undefined", "") and cells["image AUROC"][0] == "0.300 (0.200 to 0.400)"
+    assert cells["report: image AUROC"] == ("0.300", "0.300", "equal")                          # intervals are of the samples, not of the report
     assert cells["report: pixel AUROC"] == ("0.750", "0.750", "equal") and {row[0]: row for row in kept.compare("a|b", "row 2").rows}["EXTRA"][1:] == ("–", "1.000", "")
     assert K.difference_text(.5, .8, (.4, .6), (.7, .9)) == "+0.300 ▲ bigger" and "covered" in K.difference_text(.5, .8, (.4, .9), (.7, .9))
     assert "covered" in K.difference_text(.5, .8, (.4, .6), (.45, .9)) and "covered" not in K.difference_text(.5, .8, (.4, .9))
@@ -412,7 +421,7 @@ def test_names_of_a_notebook():
 
 def test_the_copy_button_is_one_line_of_script_and_the_code_is_text():
     html = code_html('print("<b>" & 1)')
-    assert "&lt;b&gt;&quot; &amp; 1" in html and html.count("<button") == 1 and "aria-label=" in html and "role='status'" in html and "navigator.clipboard" in html
+    assert "&lt;b&gt;&quot; &amp; 1" in html and html.count("<button") == 1 and ">copy the code</button>" in html and "role='status'" in html and "navigator.clipboard" in html
     onclick = html.split('onclick="')[1].split('"')[0]
     assert onclick == K.COPY and "\n" not in onclick and all(onclick.count(a) == onclick.count(b) for a, b in ("{}", "()"))
 
@@ -504,11 +513,12 @@ def test_rows_of_other_data_in_the_panel(sliders, tmp_path):
     press(table, "load")
     before = len(sliders.set)
     table.list.value = "strange"
-    assert "weight 'beta'" in unescape(table.message.value) and len(sliders.set) == before and "▶ strange" in table.table.value
+    assert "weight 'beta'" in unescape(table.message.value) and "of another detector" in table.message.value and len(sliders.set) == before and "▶ strange" in table.table.value
 
 
 def test_every_control_has_a_name(sliders):
     controls = [w for w in widgets_in(sliders.table.box) if isinstance(w, (W.Button, W.Text, W.Dropdown, W.Select))]
+    assert not any(w.continuous_update for w in controls if isinstance(w, W.Text))          # a click overtakes what is still being typed
     assert len(controls) == 15 and all(w.description for w in controls) and all(w.tooltip for w in controls if isinstance(w, W.Button))
 
 

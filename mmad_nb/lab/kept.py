@@ -52,8 +52,8 @@ class KeptRow:
     name: str
     weights: dict                                   # weight -> value, all of the detector's
     metrics: dict                                   # metric -> number; NaN where it is undefined
-    report: dict = field(default_factory=dict)      # the same, of the samples that are reported on; empty where there are none
-    intervals: dict = field(default_factory=dict)   # metric -> (low, high) around `metrics`; empty where they are not known
+    report: dict = field(default_factory=dict)      # the same, of the samples that are reported on; empty: there are none
+    intervals: dict = field(default_factory=dict)   # metric -> (low, high) around `metrics`; empty: not known
     note: str = ""                                  # what else is to be said
     versions: dict = field(default_factory=dict)    # of the programs that computed the numbers
     origin: Origin | None = None                    # of which detector and which samples the numbers are
@@ -70,7 +70,7 @@ class KeptRow:
 class Origin:
     "Of which detector and of which samples numbers are; what the head of a study says."
     settings: dict   # "detector": name and options, "stands_on": fingerprints of encoders, "learned": fingerprint
-    data: dict       # "title", "samples", "report", "train": of each set categories, split, kinds of defects, ids, fingerprint
+    data: dict       # "title"; "samples", "report" and "train": categories, split, kinds of defects, ids, fingerprint
 
 
 def content_of(
@@ -98,9 +98,11 @@ def set_of(
 ) -> dict | None:
     "What a file says of a set of samples."
     if samples is None: return None
-    seen = [(one.id, one.category, one.defect, content_of(one)) for one in map(samples.__getitem__, range(len(samples)))]     # one at a time in memory
+    each = map(samples.__getitem__, range(len(samples)))               # one at a time in memory
+    seen = [(one.id, one.category, one.defect, content_of(one)) for one in each]
     ids, categories, kinds, contents = map(list, zip(*seen))
-    return {"categories": sorted(set(categories)), "split": split_of(samples, ids), "kinds": dict(sorted(Counter(kinds).items())),
+    return {"categories": sorted(set(categories)), "split": split_of(samples, ids),
+            "kinds": dict(sorted(Counter(kinds).items())),
             "ids": sorted(ids), "fingerprint": content_hash(sorted(contents))}
 
 
@@ -127,7 +129,8 @@ def settings_of(
     "What a file says of a detector."
     config = detector.config() if hasattr(detector, "config") else {"detector": type(detector).__name__}
     stands_on = detector.fingerprints() if hasattr(detector, "fingerprints") else {}
-    found = {"protocol": "lab", "detector": config, "stands_on": stands_on, "learned": learned_by(detector), "weights": {}}
+    found = {"protocol": "lab", "detector": config, "stands_on": stands_on, "learned": learned_by(detector),
+             "weights": {}}
     return json.loads(json.dumps(found, default=str))                # as it will come back from the file
 
 
@@ -150,11 +153,13 @@ def set_difference(
 ) -> list:                # of sentences; empty if they are the same
     "In words, how two sets of samples differ."
     if (there or {}).get("fingerprint") == (here or {}).get("fingerprint"): return []
-    if not there or not here: return [f"{what}: {title_of(there) if there else 'none'} there, {title_of(here) if here else 'none'} here"]
+    title = lambda told: title_of(told) if told else "none"
+    if not there or not here: return [f"{what}: {title(there)} there, {title(here)} here"]
     gone, new = Counter(there["ids"]) - Counter(here["ids"]), Counter(here["ids"]) - Counter(there["ids"])
-    if not gone and not new: return [f"{what}: the names are the same, the content is not (another size, other masks, other preparation?)"]
+    if not gone and not new:
+        return [f"{what}: the names are the same, the content is not (another size, other masks, other preparation?)"]
     some = lambda ids: f"{ids.total()} ({', '.join(list(ids)[:3])}{' ...' * (len(ids) > 3)})" if ids else "none"
-    return [f"{what}: {title_of(there)} there, {title_of(here)} here; only there {some(gone)}, only here {some(new)}"]
+    return [f"{what}: {title(there)} there, {title(here)} here; only there {some(gone)}, only here {some(new)}"]
 
 
 def origin_differences(
@@ -163,9 +168,11 @@ def origin_differences(
 ) -> list:           # of sentences; empty if they agree
     "In words, how the detectors and the samples of two origins differ."
     old, new, found = there.settings["detector"], here.settings["detector"], []
-    if old.get("detector") != new.get("detector"): found.append(f"detector: {old.get('detector')} there, {new.get('detector')} here")
+    if old.get("detector") != new.get("detector"):
+        found.append(f"detector: {old.get('detector')} there, {new.get('detector')} here")
     else:
-        found += [f"option {name}: {old.get(name)!r} there, {new.get(name)!r} here" for name in {**old, **new} if old.get(name) != new.get(name)]
+        found += [f"option {name}: {old.get(name)!r} there, {new.get(name)!r} here" for name in {**old, **new}
+                  if old.get(name) != new.get(name)]
         old, new = there.settings.get("stands_on", {}), here.settings.get("stands_on", {})
         found += [f"encoder {name}: other weights" for name in {**old, **new} if old.get(name) != new.get(name)]
         if not found and there.settings.get("learned") != here.settings.get("learned"):
@@ -187,7 +194,8 @@ class KeptSettings:
         title: str = "",  # what the samples are called in headings
     ):
         for name, given in (("samples", samples), ("report", () if report is None else report)):
-            if not hasattr(given, "__getitem__") or name == "samples" and len(given) == 0: raise DataError(name, repr(given)[:60], "a list of captures", "At least one.")
+            if not hasattr(given, "__getitem__") or name == "samples" and len(given) == 0:
+                raise DataError(name, repr(given)[:60], "a list of captures", "At least one.")
         self.detector, self.rows, self.past = detector, (), deque(maxlen=STEPS)
         self.clouds, self.reported = isinstance(samples[0], Cloud), report is not None
         self.sets = {"samples": samples, "report": report, "train": train, "title": title}
@@ -215,7 +223,9 @@ class KeptSettings:
 @patch
 def undo(self: KeptSettings) -> str:  # what was undone
     "Take back the last keep, rename, delete or load."
-    if not self.past: raise DataError("undo", "nothing that was done", "a step to take back", f"The last {STEPS} steps are remembered.")
+    if not self.past:
+        raise DataError("undo", "nothing that was done", "a step to take back",
+                        f"The last {STEPS} steps are remembered.")
     done, self.rows = self.past.pop()
     return done
 
@@ -225,10 +235,15 @@ def check_name(
     taken,       # names that there are
 ) -> str:        # without spaces around it
     "Refuse what cannot name a row."
-    if not isinstance(name, str) or not (plain_name := name.strip()): raise DataError("name of a row", repr(name), "some text", "Such as 'photo alone'.")
+    if not isinstance(name, str) or not (plain_name := name.strip()):
+        raise DataError("name of a row", repr(name), "some text", "Such as 'photo alone'.")
     if len(plain_name) > 80 or any(sign < " " for sign in plain_name):
         raise DataError("name of a row", repr(name), "one line of at most 80 characters", "Put the rest into the note.")
-    if plain_name in taken: raise DataError(f"name {plain_name!r}", "a row of this name", "a name that is free", "Rename or delete that row, or take another name.")
+    if plain_name.endswith(", report"):
+        raise DataError("name of a row", repr(name), "another ending", "The numbers that are reported get it.")
+    if plain_name in taken:
+        raise DataError(f"name {plain_name!r}", "a row of this name", "a name that is free",
+                        "Rename or delete that row, or take another name.")
     return plain_name
 
 
@@ -237,11 +252,13 @@ def check_numbers(
     numbers,              # name -> number; NaN: undefined
 ) -> dict:                # the same as Python's own floats
     "Refuse what is no table of metrics."
-    if not isinstance(numbers, Mapping) or not numbers: raise DataError(where, repr(numbers)[:60], "metrics by name", "Give what `evaluate` gave.")
+    if not isinstance(numbers, Mapping) or not numbers:
+        raise DataError(where, repr(numbers)[:60], "metrics by name", "Give what `evaluate` gave.")
     for name, value in numbers.items():
         value = plain(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (isnan(value) or isfinite(value)):
-            raise DataError(f"{where}, {name!r}", repr(value)[:60], "a number, or NaN where it is undefined", "Give what `evaluate` gave.")
+            raise DataError(f"{where}, {name!r}", repr(value)[:60], "a number, or NaN where it is undefined",
+                            "Give what `evaluate` gave.")
     return {name: float(plain(value)) for name, value in numbers.items()}
 
 
@@ -249,11 +266,13 @@ def check_intervals(
     intervals,      # metric -> (low, high), or None
     metrics: dict,  # the metrics of the row
 ) -> dict:
-    "Refuse intervals of no metric, and those that end before they begin."
+    "Refuse intervals of no metric, and those that end before they begin; undefined ones are left out."
     for name, pair in (intervals or {}).items():
         if name not in metrics: raise unknown_name("interval of", name, metrics)
-        if len(pair) != 2 or pair[0] > pair[1]: raise DataError(f"interval of {name!r}", repr(pair), "(low, high)", "In this order.")
-    return {name: (float(low), float(high)) for name, (low, high) in (intervals or {}).items()}
+        if len(pair) != 2 or pair[0] > pair[1]:
+            raise DataError(f"interval of {name!r}", repr(pair), "(low, high)", "In this order.")
+    return {name: (float(low), float(high)) for name, (low, high) in (intervals or {}).items() if isfinite(low)
+            and isfinite(high)}
 
 
 @patch
@@ -288,8 +307,11 @@ def keep(self: KeptSettings,
     "Add a row."
     name = check_name(name, [row.name for row in self.rows]) if name else free_row(row.name for row in self.rows)
     metrics = check_numbers("metrics", metrics)
-    if report and not self.reported: raise DataError("report", "numbers of samples that are not known here", "none", "Make KeptSettings with report=samples.")
-    row = KeptRow(name, self.complete(weights), metrics, check_numbers("report", report) if report else {}, check_intervals(intervals, metrics),
+    if report and not self.reported:
+        raise DataError("report", "numbers of samples that are not known here", "none",
+                        "Make KeptSettings with report=samples.")
+    row = KeptRow(name, self.complete(weights), metrics, check_numbers("report", report) if report else {},
+                  check_intervals(intervals, metrics),
                   str(note), versions_here(), self.origin)
     self.to((*self.rows, row), f"keep {name!r}")
     return row
@@ -312,7 +334,7 @@ def delete(self: KeptSettings, name: str):
 
 
 @patch
-def differences(self: KeptSettings, name: str) -> list:  # of sentences; empty: it belongs to this detector and these samples
+def differences(self: KeptSettings, name: str) -> list:  # of sentences; empty: it belongs here
     "Why the numbers of a row are not of this detector and these samples."
     row = self[name]
     found = [] if row.origin is self.origin else origin_differences(row.origin, self.origin)
@@ -337,21 +359,25 @@ class Table:
     def __repr__(self):
         "Columns aligned: the first to the left, the others to the right."
         wide = [max(len(row[i]) for row in (self.head, *self.rows)) for i in range(len(self.head))]
-        line = lambda row: "  ".join(text.rjust(w) if i else text.ljust(w) for i, (text, w) in enumerate(zip(row, wide))).rstrip()
+        line = lambda row: "  ".join(text.rjust(w) if i else text.ljust(w) for i,
+                                     (text, w) in enumerate(zip(row, wide))).rstrip()
         return "\n".join([*self.caption.splitlines(), *map(line, (self.head, *self.rows))])
 
     def html(self,
         chosen: str | None = None,   # first cell of the row that is marked
     ) -> str:
         "For a page; headings are marked as such, so that a screen reader says them with each number."
-        style = "padding:2px 10px;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums"
-        head = "".join(f"<th scope='col' style='{style}'>{escape(text)}</th>" for text in self.head)
+        line = "padding:2px 8px;text-align:right;line-height:1.4;font-variant-numeric:tabular-nums"
+        style, whole = line + ";white-space:nowrap", lambda text: escape(text).replace(" %", "&nbsp;%")
+        head = "".join(f"<th scope='col' style='{line};vertical-align:bottom'>{whole(text)}</th>" for text in self.head)
         body = ""
         for row in self.rows:
             here, cells = row[0] == chosen, "".join(f"<td style='{style}'>{escape(text)}</td>" for text in row[1:])
-            first = f"<th scope='row' style='{style};text-align:left;font-weight:{'bold' if here else 'normal'}'>{'▶ ' * here}{escape(row[0])}</th>"
+            weight, sign = ("bold", "▶ ") if here else ("normal", "")
+            first = f"<th scope='row' style='{style};text-align:left;font-weight:{weight}'>{sign}{escape(row[0])}</th>"
             body += f"<tr{' aria-current=true' * here}>{first}{cells}</tr>"
-        told = f"<caption style='text-align:left;caption-side:top;line-height:1.4'>{'<br>'.join(map(escape, self.caption.splitlines()))}</caption>"
+        lines = "<br>".join(map(escape, self.caption.splitlines()))
+        told = f"<caption style='text-align:left;caption-side:top;line-height:1.4'>{lines}</caption>"
         return f"<table>{told * bool(self.caption)}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _repr_html_(self): return self.html()
@@ -360,7 +386,8 @@ class Table:
         "For a report; a bar in a name does not end its cell."
         line = lambda row: "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
         rule = "|---|" + "---:|" * (len(self.head) - 1)
-        return "\n".join([*([self.caption.replace("\n", "  \n"), ""] if self.caption else []), line(self.head), rule, *map(line, self.rows)]) + "\n"
+        return "\n".join([*([self.caption.replace("\n", "  \n"), ""] if self.caption else []), line(self.head), rule,
+                          *map(line, self.rows)]) + "\n"
 
 
 def number_text(
@@ -369,7 +396,8 @@ def number_text(
 ) -> str:
     "Three digits, and the interval in brackets."
     if value is None: return "–"
-    return "undefined" if isnan(value) else f"{value:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+    return "undefined" if isnan(value) else f"{value:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval
+                                                              else "")
 
 
 def weight_text(value) -> str:
@@ -404,12 +432,14 @@ def label(self: KeptSettings, weight: str) -> str:
 @patch
 def heading(self: KeptSettings) -> str:
     "Of which detector and which samples the rows are: what a number needs beside it."
-    usual = {"detector": None, **getattr(self.detector, "defaults", {}), "seed": None}            # a seed is always told
-    changed = [f"{name}={value!r}" for name, value in self.settings["detector"].items() if name == "seed" or name != "detector" and value != usual.get(name, self)]
-    known = [f"rows of {self.settings['detector'].get('detector')} ({', '.join(changed)}) on {self.origin.data['title']}"]
+    config, usual = self.settings["detector"], getattr(self.detector, "defaults", {})
+    told = [name for name in config if name == "seed" or name != "detector" and config[name] != usual.get(name, self)]
+    changed = ", ".join(f"{name}={config[name]!r}" for name in told)
+    known = [f"rows of {config.get('detector')} ({changed}) on {self.origin.data['title']}"]
     if self.reported: known.append(f"report: the same weights on {title_of(self.origin.data['report'])}")
     now = versions_here()
-    return "\n".join([*known, f"mmad_nb {now['mmad_nb']}, torch {now['torch']}; fingerprints: samples {self.origin.data['samples']['fingerprint']}, detector {self.settings['learned']}"])
+    prints = f"samples {self.origin.data['samples']['fingerprint']}, detector {self.settings['learned']}"
+    return "\n".join([*known, f"mmad_nb {now['mmad_nb']}, torch {now['torch']}; fingerprints: {prints}"])
 
 
 @patch
@@ -419,11 +449,16 @@ def table(self: KeptSettings,
 ) -> Table:
     "All rows."
     weights, metrics = every(row.weights for row in self.rows), metrics or every(row.metrics for row in self.rows)
-    reported, foreign = [m for m in metrics if any(m in row.report for row in self.rows)], {row.name: self.differences(row.name) for row in self.rows}
-    head = ["", *map(self.label, weights), *(metric_label(m, self.clouds) for m in metrics), *(f"report: {metric_label(m, self.clouds)}" for m in reported)]
-    rows = [[row.name, *(weight_text(row.weights.get(w)) for w in weights), *(number_text(row.metrics.get(m), row.intervals.get(m)) for m in metrics),
+    reported, foreign = [m for m in metrics if any(m in row.report
+                                                   for row in self.rows)], {row.name: self.differences(row.name)
+                                                                            for row in self.rows}
+    head = ["", *map(self.label, weights), *(metric_label(m, self.clouds) for m in metrics),
+            *(f"report: {metric_label(m, self.clouds)}" for m in reported)]
+    rows = [[row.name, *(weight_text(row.weights.get(w)) for w in weights),
+             *(number_text(row.metrics.get(m), row.intervals.get(m)) for m in metrics),
              *(number_text(row.report.get(m)) for m in reported)] for row in self.rows]
-    for title, cells in (("note", [row.note for row in self.rows]), ("of other data", ["; ".join(foreign[row.name]) for row in self.rows])):
+    for title, cells in (("note", [row.note for row in self.rows]),
+                         ("of other data", ["; ".join(foreign[row.name]) for row in self.rows])):
         if any(cells):
             head.append(title)
             for row, cell in zip(rows, cells): row.append(cell)
@@ -441,19 +476,25 @@ def compare(self: KeptSettings,
 ) -> Table:
     "Two rows and what the second has more or less."
     one, two = self[a], self[b]
-    same = lambda part: (one.origin.data.get(part) or {}).get("fingerprint") == (two.origin.data.get(part) or {}).get("fingerprint")
+    same = lambda part: (one.origin.data.get(part) or {}).get("fingerprint") == (two.origin.data.get(part)
+                                                                                 or {}).get("fingerprint")
     rows = []
     for name in every((one.weights, two.weights)):
         v, w = one.weights.get(name), two.weights.get(name)
         numbers = all(isinstance(value, (int, float)) for value in (v, w))
-        rows.append((self.label(name), weight_text(v), weight_text(w), "equal" if v == w else difference_text(v, w) if numbers else "other"))
-    for part, before, old, new in (("samples", "", one.metrics, two.metrics), ("report", "report: ", one.report, two.report)):
+        rows.append((self.label(name), weight_text(v), weight_text(w), "equal" if v == w else difference_text(v, w)
+                     if numbers else "other"))
+    for part, before, old, new in (("samples", "", one.metrics, two.metrics),
+                                   ("report", "report: ", one.report, two.report)):
         for name in every((old, new)):
             pair = (one.intervals.get(name), two.intervals.get(name)) if part == "samples" else (None, None)
             told = difference_text(old.get(name), new.get(name), *pair) if same(part) else "other samples"
-            rows.append((before + metric_label(name, self.clouds), number_text(old.get(name), pair[0]), number_text(new.get(name), pair[1]), told))
-    notes = [*origin_differences(one.origin, two.origin), *(["computed with other versions"] if one.versions != two.versions else [])]
-    return Table(("", a, b, f"{b} against {a}"), tuple(rows), "\n".join(note.replace(" there", f" for {a}").replace(" here", f" for {b}") for note in notes))
+            rows.append((before + metric_label(name, self.clouds), number_text(old.get(name), pair[0]),
+                         number_text(new.get(name), pair[1]), told))
+    notes = [*origin_differences(one.origin, two.origin),
+             *(["computed with other versions"] if one.versions != two.versions else [])]
+    notes = [note.replace(" there", f" for {a!r}").replace(" here", f" for {b!r}") for note in notes]
+    return Table(("", a, b, f"{b} against {a}"), tuple(rows), "\n".join(notes))
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900029
 def free_name(
@@ -462,7 +503,8 @@ def free_name(
 ) -> Path:         # the same, or with -2, -3 ... before the ending
     "A name that no file has yet."
     path = Path(path)
-    if not path.name or path.is_dir() and ending: raise DataError(path, "a folder", "the name of a file", "Such as kept.json.")
+    if not path.name or path.is_dir() and ending:
+        raise DataError(path, "a folder", "the name of a file", "Such as kept.json.")
     if path.suffix.lower() != ending and ending: path = path.with_name(path.name + ending)
     names = itertools.chain([path], (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2)))
     return next(name for name in names if not name.exists() and not name.is_symlink())
@@ -477,10 +519,14 @@ def records_of(
     for part, numbers in (("samples", row.metrics), ("report", row.report)):
         if not numbers: continue
         told = row.origin.data[part]
-        found.append({"group": row.name + ", report" * (part == "report"), "category": " + ".join(told["categories"]), "trained_on": "",
-                      "seed": row.origin.settings["detector"].get("seed", "none"), "row": row.name, "of": part, "weights": row.weights, "note": row.note,
-                      "versions": versions.index(row.versions), "samples": told["kinds"], "metrics": {"exact": numbers}, "defects": {},
-                      "intervals": {name: list(pair) for name, pair in row.intervals.items()} if part == "samples" else {}})
+        found.append({"group": row.name + ", report" * (part == "report"), "category": " + ".join(told["categories"]),
+                      "trained_on": "",
+                      "seed": row.origin.settings["detector"].get("seed", "none"), "row": row.name, "of": part,
+                      "weights": row.weights, "note": row.note,
+                      "versions": versions.index(row.versions), "samples": told["kinds"], "metrics": {"exact": numbers},
+                      "defects": {},
+                      "intervals": {name: list(pair) for name, pair in row.intervals.items()} if part == "samples"
+                      else {}})
     return found
 
 
@@ -490,7 +536,8 @@ def study(self: KeptSettings) -> Study:
     rows, versions = self.own(), []
     for row in rows:
         if row.versions not in versions: versions.append(row.versions)
-    return Study(self.origin.settings, self.origin.data, [record for row in rows for record in records_of(row, versions)], versions,
+    return Study(self.origin.settings, self.origin.data,
+                 [record for row in rows for record in records_of(row, versions)], versions,
                  getattr(self.detector, "provenance", ""))
 
 
@@ -498,9 +545,11 @@ def study(self: KeptSettings) -> Study:
 def save(self: KeptSettings,
     path="kept.json",  # wanted; if it exists, the next free name is taken
 ) -> Path:             # where it was written
-    "Write the rows of this detector and these samples to one file; rows of other data stay in the files that they came from."
+    "Write the rows of this detector and these samples to one file; rows of other data stay in their own files."
     if not self.rows: raise DataError("save", "no row", "at least one", "Keep a setting first.")
-    if not self.own(): raise DataError("save", "rows of other data alone", "a row of this detector and these samples", "They stay in the files that they came from.")
+    if not self.own():
+        raise DataError("save", "rows of other data alone", "a row of this detector and these samples",
+                        "They stay in the files that they came from.")
     self.study().save(path := free_name(path, ".json"))
     return path
 
@@ -517,8 +566,10 @@ def rows_in(
         found = numbers(record["metrics"]["exact"])
         if record["of"] == "report": rows[record["row"]] = replace(rows[record["row"]], report=found)
         else:
-            setting = {name: choices.get(name, {}).get(json.dumps(value), value) for name, value in record["weights"].items()}
-            rows[record["row"]] = KeptRow(check_name(record["row"], rows), setting, found, {}, check_intervals(record["intervals"], found), record["note"],
+            setting = {name: choices.get(name, {}).get(json.dumps(value), value) for name,
+                       value in record["weights"].items()}
+            rows[record["row"]] = KeptRow(check_name(record["row"], rows), setting, found, {},
+                                          check_intervals(record["intervals"], found), record["note"],
                                           dict(study.versions[record["versions"]]), origin)
     return list(rows.values())
 
@@ -531,40 +582,49 @@ def load(self: KeptSettings,
     try:
         study = load_study(path)
         if study.settings.get("protocol") != "lab":
-            raise DataError(path, f"a study of the protocol {study.settings.get('protocol')!r}", "kept rows", "load_study(path) reads it.")
-        if not (found := rows_in(study, self.detector.weights)): raise DataError(path, "no rows", "at least one", "Is it the right file?")
+            raise DataError(path, f"a study of the protocol {study.settings.get('protocol')!r}", "kept rows",
+                            "load_study(path) reads it.")
+        if not (found := rows_in(study, self.detector.weights)):
+            raise DataError(path, "no rows", "at least one", "Is it the right file?")
         faults = origin_differences(Origin(study.settings, study.data), self.origin)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         if isinstance(error, DataError): raise
-        raise DataError(path, f"a damaged study ({type(error).__name__}: {error})", "a file as `save` wrote it", "Copy it again; nothing was changed.") from error
+        raise DataError(path, f"a damaged study ({type(error).__name__}: {error})", "a file as `save` wrote it",
+                        "Copy it again; nothing was changed.") from error
     new = [row for row in found if not any(replace(row, name=known.name) == known for known in self.rows)]
     if new:
         rows = list(self.rows)
         for row in new: rows.append(replace(row, name=free_row([r.name for r in rows], row.name)))
         self.to(rows, f"load {Path(path).name!r}")
-    told = [f"{len(new)} of {len(found)} rows loaded from {Path(path).name}" + "; the others are here already" * (len(new) < len(found))]
-    if faults: told.append("they are OF OTHER DATA: " + "; ".join(faults))
+    already = "; the others are here already" * (len(new) < len(found))
+    told = [f"{len(new)} of {len(found)} rows loaded from {Path(path).name}{already}"]
+    if faults: told.append("They are OF OTHER DATA: " + "; ".join(faults))
     here = versions_here()
-    other = sorted({f"{name} {row.versions.get(name)} there, {here[name]} here" for row in new for name in here if row.versions.get(name) != here[name]})
-    if other: told.append("computed with other versions: " + ", ".join(other))
+    other = {(name, row.versions.get(name)) for row in new for name in here if row.versions.get(name) != here[name]}
+    if other: told.append("Computed with other versions: " + ", ".join(f"{n} {v} there, {here[n]} here" for n,
+                                                                       v in sorted(other, key=str)))
     return ". ".join(told) + "."
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900035
 @patch
 def csv(self: KeptSettings) -> str:
     "All rows with all digits, a column for each weight and each metric; what is undefined is empty."
-    weights, metrics, reported = (every(getattr(row, part) for row in self.rows) for part in ("weights", "metrics", "report"))
+    weights, metrics, reported = (every(getattr(row, part) for row in self.rows)
+                                  for part in ("weights", "metrics", "report"))
     ranged = every(row.intervals for row in self.rows)
     out = io.StringIO()
     write = csv_module.writer(out, lineterminator="\n").writerow
-    write(["row", *weights, *metrics, *(f"{m} {end}" for m in ranged for end in ("low", "high")), *(f"report {m}" for m in reported),
+    write(["row", *weights, *metrics, *(f"{m} {end}" for m in ranged for end in ("low", "high")),
+           *(f"report {m}" for m in reported),
            "detector", "seed", "data", "samples", "learned", "note", "of other data"])
     number = lambda value: "" if value is None or isnan(value) else repr(value)
     for row in self.rows:
         config, data = row.origin.settings["detector"], row.origin.data
         write([row.name, *(row.weights.get(w, "") for w in weights), *(number(row.metrics.get(m)) for m in metrics),
-               *(number(end) for m in ranged for end in row.intervals.get(m, (None, None))), *(number(row.report.get(m)) for m in reported),
-               config.get("detector"), config.get("seed", ""), data["title"], data["samples"]["fingerprint"], row.origin.settings["learned"], row.note,
+               *(number(end) for m in ranged for end in row.intervals.get(m, (None, None))),
+               *(number(row.report.get(m)) for m in reported),
+               config.get("detector"), config.get("seed", ""), data["title"], data["samples"]["fingerprint"],
+               row.origin.settings["learned"], row.note,
                "; ".join(self.differences(row.name))])
     return out.getvalue()
 
@@ -581,7 +641,8 @@ def write(self: KeptSettings,
 ) -> Path:     # where it was written
     "The table as a CSV or a Markdown file."
     kinds = {".csv": self.csv, ".md": self.markdown}
-    if (ending := Path(path).suffix.lower()) not in kinds: raise DataError(path, f"the ending {ending!r}", "a name ending in .csv or .md", "Choose one of them.")
+    if (ending := Path(path).suffix.lower()) not in kinds:
+        raise DataError(path, f"the ending {ending!r}", "a name ending in .csv or .md", "Choose one of them.")
     if not self.rows: raise DataError("write", "no row", "at least one", "Keep a setting first.")
     with written_beside(path := free_name(path, ending)) as beside: beside.write_text(kinds[ending](), encoding="utf8")
     return path
@@ -602,8 +663,8 @@ def name_of(
 ) -> str | None:
     "The name under which the notebook knows this very object, or a list of these very captures."
     def fits(value):
-        if isinstance(value, (list, tuple)): return parts is not None and len(value) == len(parts) and all(map(lambda a, b: a is b, value, parts))
-        return value is thing
+        if not isinstance(value, (list, tuple)): return value is thing
+        return parts is not None and len(value) == len(parts) and all(a is b for a, b in zip(value, parts))
     for name in sorted(list(names), key=lambda one: one != wanted):              # a stable order: the wanted one first
         if isinstance(name, str) and name.isidentifier() and name[0] != "_" and fits(names[name]): return name
     return None
@@ -626,7 +687,8 @@ def live(
 ):
     "A panel of this kernel, with its `detector` and `samples`."
     if number not in LIVE:
-        raise DataError(f"panel {number}", "it is gone, or of another kernel", "a panel that is still held", "Make the panel again and copy its code again.")
+        raise DataError(f"panel {number}", "it is gone, or of another kernel", "a panel that is still held",
+                        "Make the panel again and copy its code again.")
     return LIVE[number]
 
 
@@ -640,7 +702,8 @@ def as_code(
 ) -> str:
     "A cell that gives this result, imports included."
     named = "".join(f", {name}={plain(value)!r}" for name, value in weights.items())
-    lines = ["import numpy as np", *(["from mmad_nb.lab.kept import live"] if first else []), "from mmad_nb.scoring import evaluate", "", *filter(None, [first]),
+    lines = ["import numpy as np", *(["from mmad_nb.lab.kept import live"] if first else []),
+             "from mmad_nb.scoring import evaluate", "", *filter(None, [first]),
              f"parts = {detector}.components({samples})", f"maps = {detector}.fuse(parts{named})",
              f"scores = {detector}.image_scores(maps{f', parts{named}' if more else ''})",
              f"masks = {f'[s.labels for s in {samples}]' if clouds else f'np.stack([s.mask for s in {samples}])'}",
@@ -677,9 +740,10 @@ def code_html(
     code: str,
 ) -> str:       # HTML
     "Code that can be selected, and a button that copies it."
-    return (f'<div><button type="button" class="jupyter-button" style="width:auto;padding:0 12px" aria-label="copy the code" onclick="{COPY}">copy the code</button>'
+    style = "margin:6px 0;line-height:1.4;overflow-x:auto;user-select:text"
+    return (f'<div><button type="button" class="jupyter-button" style="width:auto;padding:0 12px" onclick="{COPY}">copy the code</button>'
             "<span role='status' aria-live='polite' style='margin-left:8px'></span>"
-            f"<pre tabindex='0' aria-label='the code' class='tex2jax_ignore mathjax_ignore' style='margin:6px 0;line-height:1.4;overflow-x:auto;user-select:text'>{escape(code)}</pre></div>")
+            f"<pre tabindex='0' aria-label='the code' class='tex2jax_ignore mathjax_ignore' style='{style}'>{escape(code)}</pre></div>")
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900044
 # hears each key before JupyterLab does; what is typed into a field, Escape, and keys with Ctrl, Alt or Command go their usual way
@@ -689,7 +753,7 @@ OWN_KEYS = ("if(!window.mmadKeys){window.mmadKeys=e=>{const t=e.target;if(!t.clo
 
 
 def own_keys() -> str:   # HTML that has to lie in the panel
-    "Keys that are pressed in a panel (anything with a class mmad-...) stay there: arrows move through its lists, not through the cells."
+    "Keys that are pressed in a panel (whatever has a class mmad-...) stay there: arrows move through its lists, not through cells."
     return f'<img src="{NOTHING}" alt="" onload="{OWN_KEYS}" style="position:absolute">'
 
 
@@ -697,12 +761,12 @@ class KeptTable:
     "The kept rows as a list and a table, with everything that can be done with them."
     def __init__(self,
         kept: KeptSettings,
-        present,             # () -> (weights, metrics), and if there are some (..., report, intervals): what `keep` takes
+        present,             # () -> (weights, metrics), and if there are some (..., report, intervals), as `keep` takes them
         choose=None,         # called with the weights of a row that was chosen
         folder=".",          # where files are written and looked for
     ):
         self.kept, self.folder, self._held = kept, Path(folder), False
-        free = lambda call: weakly(call) if ismethod(call) else call             # a panel that owns this one is not kept alive by it
+        free = lambda call: weakly(call) if ismethod(call) else call    # its owner is not kept alive by it
         self.present, self.choose = free(present), free(choose)
         self._controls()
         self._arrange()
@@ -717,22 +781,30 @@ def _controls(self: KeptTable):
     "Make everything that can be chosen, written or pressed."
     import ipywidgets as W
     button = lambda text, tip: W.Button(description=text, tooltip=tip, layout=W.Layout(width="auto"))
-    text = lambda name, told, value="": W.Text(value=value, description=name, placeholder=told, style={"description_width": "90px"}, layout=W.Layout(width="320px"))
-    self.list = W.Select(description="rows", rows=7, style={"description_width": "90px"}, layout=W.Layout(width="320px"))
+    wide = {"style": {"description_width": "90px"}, "layout": {"width": "320px"}}
+    # sent when one leaves the field: of texts that are sent while one types, a click may overtake the last
+    text = lambda name, told, value="": W.Text(value=value, description=name, placeholder=told, continuous_update=False,
+                                               **wide)
+    self.list = W.Select(description="rows", rows=7, style=wide["style"], layout=W.Layout(width="450px"))
     self.name, self.file = text("name", "of the row; empty: row 1, row 2 ..."), text("file", "kept.json", "kept.json")
-    self.other, self.files = (W.Dropdown(description=name, style={"description_width": "90px"}, layout=W.Layout(width="320px")) for name in ("compare with", "files here"))
-    actions = {"keep": (self.keep, "add the present setting as a row"), "set sliders": (self.use, "set the weights of the chosen row"),
-               "rename": (self.rename, "give the chosen row the name in the field"), "delete": (self.delete, "take the chosen row out"),
-               "undo": (self.undo, "take the last step back"), "compare": (self.compare, "the chosen row beside the one of the menu"),
-               "save": (self.save, "write all rows to a new JSON file"), "load": (self.load, "add the rows of the file"),
-               "CSV": (self.to_csv, "write the table for a spreadsheet"), "Markdown": (self.to_markdown, "write the table for a report")}
+    self.other, self.files = (W.Dropdown(description=name, **wide) for name in ("compare with", "files here"))
+    actions = {"keep": (self.keep, "add the present setting as a row"),
+               "set sliders": (self.use, "set the weights of the chosen row"),
+               "rename": (self.rename, "give the chosen row the name in the field"),
+               "delete": (self.delete, "take the chosen row out"),
+               "undo": (self.undo, "take the last step back"),
+               "compare": (self.compare, "the chosen row beside the one of the menu"),
+               "save": (self.save, "write all rows to a new JSON file"),
+               "load": (self.load, "add the rows of the file"),
+               "CSV": (self.to_csv, "write the table for a spreadsheet"),
+               "Markdown": (self.to_markdown, "write the table for a report")}
     self.buttons = {name: button(name, tip) for name, (_, tip) in actions.items()}
     self.actions = {name: weakly(action) for name, (action, _) in actions.items()}
     for one in self.buttons.values(): one.on_click(weakly(self._pressed))
     self.list.observe(weakly(self._chosen), "value")
     self.files.observe(weakly(self._named), "value")
     self.table, self.beside = (W.HTML(layout=W.Layout(overflow="auto", max_width="100%")) for _ in range(2))
-    self.message = W.HTML()
+    self.message = W.HTML(layout=W.Layout(max_width="450px"))
 
 
 @patch
@@ -740,9 +812,12 @@ def _arrange(self: KeptTable):
     "Put all of it into `self.box`."
     import ipywidgets as W
     wrap = W.Layout(flex_flow="row wrap")
-    row = lambda *parts: W.HBox([self.buttons.get(part, part) if isinstance(part, str) else part for part in parts], layout=wrap)
-    left = W.VBox([row(self.name, "keep"), self.list, row("set sliders", "rename", "delete", "undo"), row(self.other, "compare")])
-    self.box = W.VBox([W.HBox([left, self.table], layout=wrap), self.beside, row(self.file, "save", "load", "CSV", "Markdown"), self.files, self.message,
+    row = lambda *parts: W.HBox([self.buttons.get(part, part) if isinstance(part, str) else part for part in parts],
+                                layout=wrap)
+    left = W.VBox([row(self.name, "keep"), self.list, row("set sliders", "rename", "delete", "undo"),
+                   row(self.other, "compare"), self.message])
+    self.box = W.VBox([W.HBox([left, self.beside], layout=wrap), self.table,
+                       row(self.file, "save", "load", "CSV", "Markdown"), self.files,
                        W.HTML(THEME + own_keys())])
     self.box.add_class("mmad-kept")
 
@@ -751,7 +826,7 @@ def _arrange(self: KeptTable):
 def say(self: KeptTable, text: str, bad: bool = False):
     "Show a sentence; a screen reader speaks it."
     how = f"role='alert' style='color:{DOWN};font-weight:bold'" if bad else "role='status'"
-    self.message.value = f"<div {how}>{escape(text)}</div>"
+    self.message.value = f"<div {how}><div style='line-height:1.4'>{escape(text)}</div></div>"
 
 
 @patch
@@ -789,14 +864,17 @@ def show(self: KeptTable,
     "Show the rows as they are now."
     names, rows, self._held = [row.name for row in self.kept], self.kept.rows, True
     chosen = next((name for name in (chosen, self.list.value) if name in names), None)
-    setting = lambda row: ", ".join(f"{self.kept.label(name)} {weight_text(value)}" for name, value in row.weights.items())
+    setting = lambda row: ", ".join(f"{self.kept.label(name)} {weight_text(value)}" for name,
+                                    value in row.weights.items())
+    foreign = lambda row: " (of other data)" if self.kept.differences(row.name) else ""
     try:
-        self.list.options = [(f"{row.name}: {setting(row)}" + " (of other data)" * bool(self.kept.differences(row.name)), row.name) for row in rows]
+        self.list.options = [(f"{row.name}: {setting(row)}{foreign(row)}", row.name) for row in rows]
         self.list.value = chosen
         before = self.other.value
         self.other.options = names
         self.other.value = before if before in names else None
-        self.files.options = [("choose a file", ""), *((path.name, path.name) for path in sorted(self.folder.glob("*.json")))]
+        self.files.options = [("choose a file", ""),
+                              *((path.name, path.name) for path in sorted(self.folder.glob("*.json")))]
         self.files.value = self.file.value if self.file.value in [name for _, name in self.files.options] else ""
     finally: self._held = False
     self.mark()
@@ -805,8 +883,10 @@ def show(self: KeptTable,
 @patch
 def mark(self: KeptTable):
     "Show the table, with the chosen row marked; it is compared with another one."
-    if self.other.value in (None, self.list.value): self.other.value = next((row.name for row in self.kept if row.name != self.list.value), None)
-    self.table.value = self.kept.table(caption=False).html(self.list.value) if self.kept.rows else "<i>Nothing is kept yet: 'keep' adds the present setting.</i>"
+    if self.other.value in (None, self.list.value): self.other.value = next((row.name for row in self.kept
+                                                                             if row.name != self.list.value), None)
+    nothing = "<i>Nothing is kept yet: 'keep' adds the present setting.</i>"
+    self.table.value = self.kept.table(caption=False).html(self.list.value) if self.kept.rows else nothing
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900046
 @patch(as_prop=True)
@@ -829,11 +909,15 @@ def keep(self: KeptTable):
 def use(self: KeptTable):
     "Set the weights of the chosen row."
     row = self.kept[self.chosen]
-    weights = self.kept.complete(row.weights)                    # refuses those of another detector
+    try: weights = self.kept.complete(row.weights)
+    except DataError as error:
+        raise DataError(f"{row.name!r}, {error.where}", error.found, error.expected,
+                        "It is of another detector, and here to be looked at.") from error
     if self.choose is not None: self.choose(weights)
     faults = self.kept.differences(row.name)
     self.mark()                                                  # not the list: it has the keyboard
-    self.say(f"the weights of {row.name} are set" + f"; its numbers are of other data: {'; '.join(faults)}" * bool(faults), bad=bool(faults))
+    doubt = f"; its numbers are of other data: {'; '.join(faults)}" if faults else ""
+    self.say(f"the weights of {row.name} are set{doubt}", bad=bool(faults))
 
 
 @patch
@@ -868,7 +952,8 @@ def undo(self: KeptTable):
 @patch
 def compare(self: KeptTable):
     "The chosen row beside the one of the menu."
-    if self.other.value is None or self.other.value == self.chosen: raise DataError("compare with", "no other row", "one", "Choose another row in the menu.")
+    if self.other.value is None or self.other.value == self.chosen:
+        raise DataError("compare with", "no other row", "one", "Choose another row in the menu.")
     self.beside.value = self.kept.compare(self.other.value, self.chosen).html()
     self.say(f"{self.chosen} against {self.other.value}: see the table")
 
@@ -876,7 +961,8 @@ def compare(self: KeptTable):
 @patch
 def wanted(self: KeptTable) -> Path:
     "The file in the field."
-    if not (name := self.file.value.strip()): raise DataError("file", "no name", "the name of a file", "Such as kept.json.")
+    if not (name := self.file.value.strip()):
+        raise DataError("file", "no name", "the name of a file", "Such as kept.json.")
     return self.folder / name
 
 
@@ -886,7 +972,8 @@ def save(self: KeptTable):
     written, count = self.kept.save(self.wanted()), len(self.kept.own())
     left = len(self.kept) - count
     self.show()
-    self.say(f"{count} {'row' if count == 1 else 'rows'} saved to {written.resolve()}" + f"; {left} of other data stay in their own files" * bool(left))
+    others = f"; {left} of other data stay in their own files" if left else ""
+    self.say(f"{count} {'row' if count == 1 else 'rows'} saved to {written.resolve()}{others}")
 
 
 @patch
@@ -900,7 +987,8 @@ def load(self: KeptTable):
 @patch
 def _table_to(self: KeptTable, ending: str):
     path = self.wanted()
-    written = self.kept.write(path.with_name((path.stem if path.suffix in (".json", ".csv", ".md") else path.name) + ending))
+    written = self.kept.write(path.with_name((path.stem if path.suffix in (".json", ".csv", ".md")
+                                              else path.name) + ending))
     self.say(f"written to {written.resolve()}")
 
 
