@@ -533,6 +533,15 @@ def test_nothing_keeps_the_lab_or_the_panel_alive(tmp_path):
     assert [r() for r in gone] == [None, None] and all(part.comm is None for part in parts)
 
 
+def test_a_table_that_is_held_does_not_hold_its_lab(tmp_path):
+    sliders = Sliders(tmp_path)
+    table, gone = sliders.table, weakref.ref(sliders)
+    press(table, "keep")
+    del sliders
+    assert gone() is None                                                     # at once: there is no circle
+    assert "a lab that is gone" in press(table, "keep") and "are set" in press(table, "set sliders") and len(table.kept) == 1
+
+
 def test_keys_stay_in_the_panel(sliders):
     "What the one line does is looked at in a browser; here: it is in the panel, and it is one attribute without quotes of its own."
     assert K.own_keys() in sliders.table.box.children[-1].value and '"' not in K.OWN_KEYS and K.OWN_KEYS.count("{") == K.OWN_KEYS.count("}")

@@ -899,7 +899,9 @@ def chosen(self: KeptTable) -> str:
 @patch
 def keep(self: KeptTable):
     "Keep the present setting under the name in the field."
-    row = self.kept.keep(self.name.value.strip(), *self.present())
+    if (now := self.present()) is None:
+        raise DataError("keep", "a lab that is gone", "the lab that these rows are of", "Open it again.")
+    row = self.kept.keep(self.name.value.strip(), *now)
     self.name.value, self.beside.value = "", ""
     self.show(row.name)
     self.say(f"kept as {row.name}")
