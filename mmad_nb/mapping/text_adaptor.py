@@ -271,7 +271,8 @@ def refresh(self: AnchorPanel, change=None):
     self.map = maps["rgb_text"] * maps["xyz_text"]
     n = self.sample.value
     if n not in self.tops:                           # the scale of a sample called by its name; names and experts do not move it
-        usual = read_category(self.modules["adaptor"], self.vectors[sample.category], self.modules["adaptor"].experts.top)
+        own = sample.category if sample.category in self.vectors else self.called.value
+        usual = read_category(self.modules["adaptor"], self.vectors[own], self.modules["adaptor"].experts.top)
         both = text_maps(self.modules, one, usual["anchor"])
         self.tops[n] = (both["rgb_text"] * both["xyz_text"]).max().item()
     top = max(self.tops[n], 1e-12)

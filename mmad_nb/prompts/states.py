@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Callable, NamedTuple, Sequence
 from urllib.parse import quote, unquote
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
