@@ -119,6 +119,9 @@ def test_the_colours_stay_while_a_weight_moves_until_they_are_rescaled(one):
     assert all(f"{one.limits[1]:.3g}" in one.bars[place].value for place in ("left", "right"))
     one.reset()
     assert one.limits == limits and pictures(one) == before
+    one.right.controls["alpha"].value = 1.0
+    one.rescale.click()
+    assert one.limits[1] == one.right.now.limits[1] > limits[1]
 
 
 def test_the_menu_starts_in_the_scale_that_can_be_compared(one, two):
@@ -332,6 +335,9 @@ def test_the_table_shows_all_with_their_present_weights(four):
     for name, side in four.sides.items():
         assert rows[name][3:] == [f"{value:.3f}" for value in side.now.metrics.values()]
     column = [float(rows[name][3]) for name in "abcd"]
+    four.sides["c"].controls["alpha"].value = .8                # who stands nowhere has a row, too
+    assert {row[1]: row for row in rows_of(four)[1:]}["c"][2] == "α = 0.8, rule = add"
+    four.sides["c"].controls["alpha"].value = .3
     assert four.overview.value.count("★</b>") >= 7 and f"<b>{max(column):.3f} ★</b>" in four.overview.value
     assert Explorer(Fake(), Fake(seed=1), SAMPLES).overview.value == ""
 
@@ -525,6 +531,7 @@ def test_an_explorer_of_clouds():
     change = np.subtract(*(np.clip(side.now.maps[2].numpy(), low, high) for side in (panel.left, panel.right)))
     assert np.allclose(difference.points.attribute, np.clip(0.5 + change / (high - low), 0, 1), atol=1e-5)      # ½: no difference
     assert panel.table.value.count("undefined") == 4
+    assert not any(w is panel.outline for w in widgets_in(panel.box))             # there is nothing to outline
     panel.scale.value = "rank"
     ranks = panel.left.now.map(2, "rank")
     assert ranks.shape == (180,) and 0 <= ranks.min() and ranks.max() <= 1

@@ -412,7 +412,8 @@ def _build(self: Explorer):
     others = W.HBox([self._titled("photo", shown["photo"]), apart], layout=wrap) if self.photos else apart
     several = [self.judged] if len(self.judged.options) > 1 else []
     numbers = W.VBox([*several, self.table, others])
-    choose = W.HBox([W.HBox([self.sample, self.before, self.after]), self.scale, self.outline, self.rescale, self.button], layout=wrap)
+    outline = [self.outline] if self.photos else []
+    choose = W.HBox([W.HBox([self.sample, self.before, self.after]), self.scale, *outline, self.rescale, self.button], layout=wrap)
     below = [W.HBox([self._titled(f"{place} cloud", box) for place, box in clouds.items()], layout=wrap)] if self.photos else []
     self.box = W.VBox([choose, W.HBox([*columns, numbers], layout=wrap), self.message, self.overview, *below, W.HTML(THEME)])
     self.box.add_class("mmad-explorer")
