@@ -6,6 +6,9 @@ from .fusion import BLUR, RULES, SCALES, SCORES, FusionPanel, box_blur, fuse_map
 from .groups import Grouped, GroupEvaluator, kinds
 from .intervals import Bootstrap, Draws
 from .sweep import Sweep, Turns
+from .thresholds import Confusion, best_threshold, cheapest_threshold, confusion, pr_curve, threshold_at_rate
 
-__all__ = ["AnomalyMetrics", "BLUR", "Bootstrap", "Draws", "Evaluator", "FusionPanel", "GroupEvaluator", "Grouped", "LIMITS", "Metrics", "RULES", "SCALES", "SCORES", "Sweep", "Turns", "aupro", "auroc",
-           "average_precision", "box_blur", "evaluate", "f1_max", "fuse_maps", "image_score", "kinds", "pro_curve", "roc_curve", "scale_maps"]
+__all__ = ["AnomalyMetrics", "BLUR", "Bootstrap", "Confusion", "Draws", "Evaluator", "FusionPanel", "GroupEvaluator", "Grouped", "LIMITS", "Metrics",
+           "RULES", "SCALES", "SCORES", "Sweep", "Turns", "aupro", "auroc", "average_precision", "best_threshold", "box_blur", "cheapest_threshold",
+           "confusion", "evaluate", "f1_max", "fuse_maps", "image_score", "kinds", "pr_curve", "pro_curve", "roc_curve", "scale_maps",
+           "threshold_at_rate"]
