@@ -11,9 +11,9 @@ from mmad_nb.core import DataError
 from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_components, show_maps, show_sample
-from mmad_nb.lab.ablation import FLAGGED, flagged_colors, flagged_text, metric_label, metric_table, threshold_at
+from mmad_nb.lab.ablation import FLAGGED, flagged_colors, flagged_text, metric_label, metric_table
 from mmad_nb.lab.figures import LimitPanel, widgets_in
-from mmad_nb.scoring import Evaluator, evaluate
+from mmad_nb.scoring import Evaluator, evaluate, threshold_at_rate
 
 
 class Fake:
@@ -455,8 +455,7 @@ def test_flags_of_photos_lie_at_their_pixels(lab):
 
 def test_thresholds():
     flat, truth = np.array([3., 1., 1., 1., 9.]), np.array([False] * 4 + [True])
-    assert threshold_at(flat, truth, 0.0) == 3 and threshold_at(flat, truth, 0.25) == threshold_at(flat, truth, 0.5) == threshold_at(flat, truth, 1.0) == 1
-    with pytest.raises(DataError, match="no normal point"): threshold_at(flat, np.ones(5, bool), 0.1)
+    assert [threshold_at_rate(flat[~truth], rate) for rate in (0.0, 0.25, 0.5, 1.0)] == [3, 1, 1, 1]
     assert "found undefined" in flagged_text(flat, np.zeros(5, bool), 2.0) and "flagged undefined" in flagged_text(flat, truth, 10.0)
     assert len(np.unique(flagged_colors(flat, None, 2.0), axis=0)) == 2
 

@@ -27,10 +27,11 @@ from .kept import as_code, free_name
 from .sweeps import SweepCurve, some_of
 from ..scoring.evaluator import Evaluator
 from ..scoring.sweep import Stopped
+from ..scoring.thresholds import threshold_at_rate
 
 # %% auto #0
 __all__ = ['FLAGGED', 'Ablation', 'ablate', 'metric_table', 'color_bar', 'constant_text', 'kinds_of', 'ScoreStrip', 'LiveCloud',
-           'threshold_at', 'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector', 'check_weights',
+           'flagged_colors', 'flagged_text', 'masks_of', 'as_list', 'check_detector', 'check_weights',
            'component_strip', 'write_rows', 'AblationLab', 'Newest', 'asked_by_page']
 
 # %% ../../nbs/lab/04_ablation.ipynb #e67cb6a8
@@ -173,18 +174,6 @@ class LiveCloud:
 
 # %% ../../nbs/lab/04_ablation.ipynb #7f3aafab
 FLAGGED = {"found": LINES[2], "missed": LINES[1], "false alarm": LINES[4]}   # the colours of flagged and of missed points
-
-
-def threshold_at(
-    flat: np.ndarray,    # (P,) scores
-    truth: np.ndarray,   # (P,) bool: defective
-    rate: float,         # from 0 to 1
-) -> float:
-    "The lowest score that at most this share of the normal points exceeds."
-    normal = flat[~truth]
-    if len(normal) == 0: raise DataError("samples", "no normal point", "at least one", "Add a flawless sample.")
-    place = len(normal) - 1 - min(int(rate * len(normal)), len(normal) - 1)
-    return float(np.partition(normal, place)[place])
 
 
 def flagged_colors(
@@ -619,7 +608,7 @@ def truth(self: AblationLab) -> np.ndarray:
 @patch(as_prop=True)
 def threshold(self: AblationLab) -> float:
     "The score above which a point is flagged."
-    return threshold_at(self.flat, self.truth, self.rate.value)
+    return threshold_at_rate(self.flat[~self.truth], self.rate.value)
 
 
 @patch
