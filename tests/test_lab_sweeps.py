@@ -11,8 +11,10 @@ from lab_samples import CloudFake, make_cloud, make_sample
 from mmad_nb.core import DataError
 from mmad_nb.core.charts import Frame
 from mmad_nb.detectors import Weight
-from mmad_nb.lab import HeatMap, SweepCurve, SweepLab
-from mmad_nb.lab.sweeps import (Axis, Intervals, cells_svg, contours_svg, filled, log_range, only_ratio, ratio_axis, says_nothing, square_order, weight_axis)
+from mmad_nb.experiments.protocols import Spread
+from mmad_nb.lab import HeatMap, SweepCurve, SweepLab, TrainingGrid
+from mmad_nb.lab.figures import widgets_in
+from mmad_nb.lab.sweeps import (Intervals, cells_svg, contours_svg, filled, log_range, only_ratio, ratio_axis, says_nothing, square_order, weight_axis)
 from mmad_nb.scoring import Evaluator
 
 SAMPLES = [make_sample(d, i) for i, d in enumerate(("good", "dent", "good", "crack", "dent"))]
@@ -341,3 +343,54 @@ def test_map_and_slider_draw_one_at_a_time():
     heat.show(NOW | dict(alpha=.1), measured(Both(), alpha=.1))
     other.join(10)
     assert not together
+
+
+class Toy:
+    "A grid by contract alone: two options, one combination trained."
+    options, weights, detector = {"a": [1, 2], "b": ["x", "<y>"]}, None, "toy"
+    def __init__(self): self.known, self.asked = {(1, "x")}, []
+    def cell(self, a, b): return a, b
+    def missing(self, a, b): return [] if (a, b) in self.known else [0]
+    def train(self, a, b):
+        if b == "<y>" and a == 2: raise ValueError("this one <breaks>")
+        self.known.add((a, b))
+    def spread(self, metric, rule, a, b):
+        self.asked.append((metric, rule))
+        return Spread(.5 + a / 10, 0., 1) if (a, b) in self.known else Spread(float("nan"), float("nan"), 0)
+    def models(self, a, b):
+        if (a, b) not in self.known: return []
+        scaled = Both()
+        scaled.fuse = lambda parts, **weights: a * parts["xyz"]
+        return [scaled]
+
+
+def test_only_what_is_trained_has_numbers_and_a_map():
+    grid = Toy()
+    panel = TrainingGrid(grid, SAMPLES)
+    assert panel.values == {"a": 1, "b": "x"} and panel.button.disabled and "is trained" in panel.message.value
+    assert panel.table.value.count("not trained") == 3 and ">0.600<" in panel.table.value and "&lt;y&gt;" in panel.table.value
+    first, limits = panel.image.value, panel.limits
+    panel.menus["a"].value = 1
+    assert not panel.button.disabled and "not trained yet" in panel.message.value and "no map" in panel.message.value and panel.image.value != first
+    assert panel.table.value.count("aria-current") == 1 and "aria-current='true'>not trained" in panel.table.value
+    panel.button.click()
+    assert (2, "x") in grid.known and panel.button.disabled and "aria-current='true'>0.700" in panel.table.value
+    assert panel.limits == limits and panel.image.value != first                        # twice the scores, in the same limits
+    panel.sample.value = 1
+    assert len(panel.maps) == 3
+    panel.metric.value = "aupro@1"
+    assert grid.asked[-1] == ("aupro@1", "exact")
+    panel.menus["b"].value = 1
+    with pytest.raises(ValueError): panel.train()
+    with pytest.raises(ValueError): panel._pressed(panel.button)
+    assert "this one &lt;breaks&gt;" in panel.message.value and not panel.button.disabled
+    gone, button = weakref.ref(panel), panel.button
+    del panel
+    gc.collect()
+    assert gone() is None and button.comm is None
+
+
+def test_a_grid_without_samples_shows_numbers_alone():
+    panel = TrainingGrid(Toy())
+    assert panel.image not in widgets_in(panel.box) and ">0.600<" in panel.table.value
+    panel.close()

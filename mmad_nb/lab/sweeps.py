@@ -8,24 +8,24 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from html import escape
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError
+from ..core import DataError, png_bytes
 from ..core.charts import share_of
 from ..detectors.base import weight_control
 from .figures import (DOWN, LINES, TEXT, THEME, Chart, Frame, axis_range, axis_ticks, band_svg, close_with, dot_svg, line_svg, metric_label,
-                                 palette, show_panel, weakly, wide)
+                                 overlay, palette, score_limits, show_panel, weakly, wide)
 from ..scoring.evaluator import Evaluator, asked
 from ..scoring.sweep import Sweep, Turns, coarse_to_fine, gently
 
 # %% auto #0
 __all__ = ['MARKS', 'LEAST', 'Axis', 'log_range', 'weight_axis', 'ratio_axis', 'some_of', 'only_ratio', 'Intervals',
            'says_nothing', 'SweepCurve', 'square_order', 'filled', 'cells_svg', 'contours_svg', 'bar_svg', 'mark_svg',
-           'HeatMap', 'SweepLab']
+           'HeatMap', 'TrainingGrid', 'SweepLab']
 
 # %% ../../nbs/lab/03_sweeps.ipynb #5e300014
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ class SweepCurve:
         self.line, self.here = ([], []), (float("nan"), float("nan"))
         self.one_at_a_time = threading.RLock()         # a sweep draws from its own thread, a slider from this one
         said = [W.HTML(f"<small>band: {escape(band)}, at 11 positions</small>")] if band and self.judge else []
-        self.box = W.VBox([self.metric, W.HBox([self.weight, self.log, self.best], layout=W.Layout(flex_flow="row wrap")), self.chart.box, *said] if axes else [])
+        row = W.HBox([self.weight, self.log, self.best], layout=W.Layout(flex_flow="row wrap"))
+        self.box = W.VBox([self.metric, row, self.chart.box, *said] if axes else [])
         self.log.observe(weakly(self._again), "value")
 
 # %% ../../nbs/lab/03_sweeps.ipynb #5e30000a
@@ -198,7 +199,8 @@ def find(self: SweepCurve, weights: dict):
     axis = self.axis
     others = {k: v for k, v in weights.items() if k not in axis.names}
     key = axis.names, axis.log, *others.items()
-    if key in self.known and (broken := [s for s in self.known[key] if s is not None and s.future.done() and s.future.exception()]):
+    done = [sweep for sweep in self.known.get(key, ()) if sweep is not None and sweep.future.done()]
+    if broken := [sweep for sweep in done if sweep.future.exception()]:
         del self.known[key]
         broken[0].future.result()                      # raises what the background raised; the next move tries again
     if key not in self.known:
@@ -208,7 +210,8 @@ def find(self: SweepCurve, weights: dict):
                 del self.known[other]
         def start(judge, settings):
             "A sweep in the background."
-            return Sweep(judge, self.components, self.detector.fuse, axis.names, settings, self.turns, self.detector.image_scores, tell=self.draw, **others)
+            return Sweep(judge, self.components, self.detector.fuse, axis.names, settings, self.turns,
+                         self.detector.image_scores, tell=self.draw, **others)
         some = [axis.settings[i] for i in self._few(axis)]
         self.known[key] = start(self.evaluator, axis.settings), None if self.judge is None else start(self.judge, some)
     sweep, self.band = self.known[key]
@@ -266,13 +269,14 @@ def draw(self: SweepCurve, now=False):
         if len(axis.values) != len(self.sweep.values): return                       # the menu has moved on, its sweep not yet
         self.line = list(axis.values), self.sweep.curve(self.metric.value)
         few = self._few(axis)
-        low, high = np.array([(np.nan, np.nan) if self.band is None or self.band.metrics[n] is None else self.band.metrics[n].get(self.metric.value, (np.nan, np.nan))
-                              for n in range(len(few))]).T
+        ends = [None] * len(few) if self.band is None else self.band.metrics
+        low, high = np.array([(one or {}).get(self.metric.value, (np.nan, np.nan)) for one in ends]).T
         heights = [y for y in (*self.line[1], *low, *high, self.here[1]) if np.isfinite(y)]          # what is not known yet is NaN
         frame = Frame((axis.values[0], axis.values[-1]), axis_range(np.array(heights or [0., 1.]), .05), axis.label,
                       metric_label(self.metric.value, self.clouds), x_log=axis.log)
         self.chart.alt = self._words(axis)
-        self.chart.draw(frame, band_svg(frame, np.array(axis.values)[few], low, high, LINES[0]), line_svg(frame, *self.line, LINES[0]),
+        band = band_svg(frame, np.array(axis.values)[few], low, high, LINES[0])
+        self.chart.draw(frame, band, line_svg(frame, *self.line, LINES[0]),
                         dot_svg(frame, *self.here, LINES[1], diamond=True, label=f"{self.here[1]:.3f}"))
         self.drawn = state
 
@@ -343,10 +347,11 @@ def cells_svg(
     colors = (palette(name) * 255).round().astype(int)
     parts = ["<g shape-rendering='crispEdges'>"]
     for j, i in np.ndindex(values.shape):
-        color = "#{:02x}{:02x}{:02x}".format(*colors[shade[j, i]]) if np.isfinite(values[j, i]) and not (crossed is not None and crossed[j, i]) else "#999"
+        cross = crossed is not None and crossed[j, i]
+        color = "#{:02x}{:02x}{:02x}".format(*colors[shade[j, i]]) if np.isfinite(values[j, i]) and not cross else "#999"
         left, right, low_y, high_y = (round(float(v), 1) for v in (across[i], across[i + 1], up[j], up[j + 1]))
         parts.append(f"<path d='M{left} {high_y}H{right}V{low_y}H{left}Z' fill='{color}'/>")
-        if crossed is not None and crossed[j, i]: parts.append(f"<path d='M{left} {high_y}L{right} {low_y}M{right} {high_y}L{left} {low_y}' stroke='#000'/>")
+        if cross: parts.append(f"<path d='M{left} {high_y}L{right} {low_y}M{right} {high_y}L{left} {low_y}' stroke='#000'/>")
     return "".join([*parts, "</g>"])
 
 
@@ -362,9 +367,11 @@ def contours_svg(
     parts = []
     for level in levels:
         found = [line for line in lines.lines(level) if len(line) > 1]
-        parts += [f"<path d='M{'L'.join(f'{a:.1f} {b:.1f}' for a, b in line)}' fill='none' stroke='#fff' stroke-width='1.2'/>" for line in found]
+        paths = ("L".join(f"{a:.1f} {b:.1f}" for a, b in line) for line in found)
+        parts += [f"<path d='M{path}' fill='none' stroke='#fff' stroke-width='1.2'/>" for path in paths]
         if found:
-            a, b = max(found, key=len)[len(max(found, key=len)) // 2]
+            longest = max(found, key=len)
+            a, b = longest[len(longest) // 2]
             parts.append(f"<text x='{a:.1f}' y='{b + 4:.1f}' font-size='11' text-anchor='middle' fill='#000' stroke='#fff' stroke-width='3' "
                          f"paint-order='stroke'>{level:g}</text>")
     return "".join(parts)
@@ -372,12 +379,15 @@ def contours_svg(
 
 def bar_svg(frame: Frame, limits: tuple, name: str = "viridis") -> str:
     "The colours of the cells with numbers, in the room on the right."
-    left, bottom, height, colors = frame.width - frame.right + 14, frame.height - 40, frame.height - 50, (palette(name)[4::8] * 255).round().astype(int)
+    left, bottom, height = frame.width - frame.right + 14, frame.height - 40, frame.height - 50
+    colors = (palette(name)[4::8] * 255).round().astype(int)
     parts, each = ["<g shape-rendering='crispEdges'>"], height / len(colors)
-    parts += [f"<rect x='{left}' y='{bottom - (n + 1) * each:.1f}' width='12' height='{each + .5:.1f}' fill='rgb({r},{g},{b})'/>" for n, (r, g, b) in enumerate(colors)]
+    parts += [f"<rect x='{left}' y='{bottom - (n + 1) * each:.1f}' width='12' height='{each + .5:.1f}' fill='rgb({r},{g},{b})'/>"
+              for n, (r, g, b) in enumerate(colors)]
     for value in axis_ticks(*limits):
         place = bottom - float(share_of(value, limits)) * height
-        parts.append(f"<path d='M{left + 12} {place:.1f}h4' stroke='{TEXT}'/><text x='{left + 19}' y='{place + 4:.1f}' font-size='12' fill='{TEXT}'>{value:g}</text>")
+        parts += [f"<path d='M{left + 12} {place:.1f}h4' stroke='{TEXT}'/>",
+                  f"<text x='{left + 19}' y='{place + 4:.1f}' font-size='12' fill='{TEXT}'>{value:g}</text>"]
     return "".join([*parts, "</g>"])
 
 
@@ -410,15 +420,18 @@ class HeatMap:
         ask: bool = False,     # whether it waits until its button is pressed
     ):
         import ipywidgets as W
-        self.detector, self.components, self.evaluator, self.turns, self.count, self.known = detector, components, evaluator, turns or Turns(), count, {}
+        self.detector, self.components, self.evaluator = detector, components, evaluator
+        self.turns, self.count, self.known = turns or Turns(), count, {}
         self.numeric = {w.name: w for w in detector.weights if not w.choices and not w.idle(components)}
         self.clouds, self.share, self.move = evaluator.sizes is not None, float(evaluator.masks.mean()), move
         options = [(w.symbol or w.name, w.name) for w in self.numeric.values()]
-        self.across, self.up = (wide(W.Dropdown(options=options, index=n if len(options) > n else None, description=label)) for n, label in enumerate(("to the right", "upwards")))
+        menu = lambda n, label: wide(W.Dropdown(options=options, index=n if len(options) > n else None, description=label))
+        self.across, self.up = menu(0, "to the right"), menu(1, "upwards")
         self.metric = wide(W.Dropdown(options=[(metric_label(n, self.clouds), n) for n in names], description="metric"))
         logs = any(log_range(w) is not None for w in self.numeric.values())
         self.log = W.Checkbox(description="log axes", indent=False, layout=W.Layout(width="100px", display=None if logs else "none"))
-        self.on = W.ToggleButton(value=not ask, description="draw the map", tooltip=f"computes {count} x {count} places in the background", layout=W.Layout(display=None if ask else "none"))
+        self.on = W.ToggleButton(value=not ask, description="draw the map", tooltip=f"computes {count} x {count} places in the background",
+                                 layout=W.Layout(display=None if ask else "none"))
         self.best = W.Button(description="go to best", tooltip="move both weights to the place with the highest value of this metric")
         self.chart, self.text = Chart("the metric over two weights", placed=move and weakly(self._placed)), W.HTML()
         self.sweep, self.drawn, self.asked, self.here = None, None, None, {}
@@ -448,7 +461,8 @@ def find(self: HeatMap, weights: dict):
     if key not in self.known:
         self.known = {other: sweep for other, sweep in self.known.items() if sweep.future.done() or sweep.stop()}
         places = [(x, y) for y in axes[1].values for x in axes[0].values]
-        self.known[key] = Sweep(self.evaluator, self.components, self.detector.fuse, names, places, self.turns, self.detector.image_scores, tell=self.draw,
+        self.known[key] = Sweep(self.evaluator, self.components, self.detector.fuse, names, places, self.turns,
+                                self.detector.image_scores, tell=self.draw,
                                 order=lambda count: square_order(len(axes[0].values), len(axes[1].values)), **others)
     return self.known[key]
 
@@ -475,7 +489,8 @@ def show(self: HeatMap, weights: dict, metrics):
 def _again(self: HeatMap, change):
     "Called by the menus."
     if change["owner"] is self.on and not self.on.value: return self.stop()
-    if change["owner"] is self.on: self.known = {key: sweep for key, sweep in self.known.items() if sweep.future.done() and not sweep.stopped.is_set()}
+    if change["owner"] is self.on:                                              # what was given up begins anew
+        self.known = {key: sweep for key, sweep in self.known.items() if not sweep.stopped.is_set()}
     with self.turns:
         if self.asked is not None: self._tried(lambda: self.show(*self.asked))
 
@@ -516,7 +531,8 @@ def peak(self: HeatMap) -> dict:
     if self.sweep is None: raise DataError("go to best", "no place is known", "some", "Wait until the map is drawn.")
     values, _, mute = self.values()
     usable = np.where(mute | ~np.isfinite(values), -np.inf, values)
-    if not np.isfinite(usable).any(): raise DataError("go to best", "no place is known where the metric is defined", "some", "Wait until the map is drawn, or choose another metric.")
+    if not np.isfinite(usable).any():
+        raise DataError("go to best", "no place is known where the metric is defined", "some", "Wait until the map is drawn, or choose another metric.")
     axes, away = self.axes, 0
     for axis, shape in zip(axes, ((1, -1), (-1, 1))):
         weight = self.numeric[axis.names[0]]
@@ -560,11 +576,125 @@ def words(self: HeatMap, values, known, mute, top) -> str:
     keys = [axis.names[0] for axis in self.axes]
     said = lambda weights: ", ".join(f"{label} = {weights[key]:.3g}" for label, key in zip(names, keys))
     progress = "" if known.all() else f" {known.sum()} of {known.size} places are known."
-    if top is None: return f"{metric} over {names[0]} and {names[1]}: " + ("it is undefined for these samples: is there a defective and a good one?" if known.any() else "nothing is known yet.") + progress
+    if top is None:
+        said = "it is undefined for these samples: is there a defective and a good one?" if known.any() else "nothing is known yet."
+        return f"{metric} over {names[0]} and {names[1]}: {said}{progress}"
     usable = values[np.isfinite(values) & ~mute]
     alike = int((usable >= usable.max() - LEAST).sum())
-    return (f"{metric} over {names[0]} and {names[1]}: best {usable.max():.3f} at {said(top)}" + (f", and {alike - 1} places are as good within {LEAST:g}" if alike > 1 else "")
-            + f"; lowest {usable.min():.3f}; now {self.here['value']:.3f} at {said(self.here)}." + (f" {mute.sum()} crossed out: the map has one value everywhere and says nothing." if mute.any() else "") + progress)
+    more = f", and {alike - 1} places are as good within {LEAST:g}" if alike > 1 else ""
+    crossed = f" {mute.sum()} crossed out: the map has one value everywhere and says nothing." if mute.any() else ""
+    return (f"{metric} over {names[0]} and {names[1]}: best {usable.max():.3f} at {said(top)}{more}; lowest {usable.min():.3f}; "
+            f"now {self.here['value']:.3f} at {said(self.here)}.{crossed}{progress}")
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300041
+class TrainingGrid:
+    "A menu for each option of a grid of trainings; numbers and a map of what is trained, a button for what is not."
+    def __init__(self,
+        grid,         # mmad_nb.experiments.Grid
+        samples=(),   # to look at, of the size that the detectors learned from
+        rule: str = "exact",   # by which the metrics are computed, one of mmad_nb.experiments.RULES
+    ):
+        import ipywidgets as W
+        self.grid, self.samples, self.rule, self.maps, self.limits = grid, list(samples), rule, {}, None
+        menu = lambda label, options: wide(W.Dropdown(options=options, description=label))
+        self.menus = {name: menu(name, [(str(value), n) for n, value in enumerate(values)]) for name, values in grid.options.items()}
+        self.metric = menu("metric", [(metric_label(name), name) for name in ("image_auroc", "pixel_auroc", "aupro@30", "aupro@1")])
+        self.sample = menu("sample", [(f"{n}: {s.category}, {s.defect}", n) for n, s in enumerate(self.samples)])
+        self.button = W.Button(description="train this one", tooltip="train and test the chosen combination; takes as long as a training does")
+        self.image = W.Image(format="png", layout=W.Layout(width="256px", height="256px"))
+        self.table, self.message = W.HTML(), W.HTML()
+        for control in (*self.menus.values(), self.metric, self.sample): control.observe(weakly(self._follow), "value")
+        self.button.on_click(weakly(self._pressed))
+        look = [self.sample, self.image] if self.samples else []
+        choose = W.VBox([*self.menus.values(), self.metric, self.button, self.table])
+        self.box = W.VBox([W.HBox([choose, W.VBox(look)], layout=W.Layout(flex_flow="row wrap")), self.message, W.HTML(THEME)])
+        self.close = close_with(self, self.box)
+        self.refresh()
+
+    @property
+    def values(self) -> dict:
+        "The chosen combination."
+        return {name: self.grid.options[name][menu.value] for name, menu in self.menus.items()}
+
+# %% ../../nbs/lab/03_sweeps.ipynb #5e300042
+@patch
+def _follow(self: TrainingGrid, change):
+    "Called by the menus."
+    self._guarded(self.refresh)
+
+
+@patch
+def _pressed(self: TrainingGrid, button):
+    "Called by the button."
+    self._guarded(self.train)
+
+
+@patch
+def _guarded(self: TrainingGrid, action):
+    "Do it; an error is shown in the panel, then raised."
+    try: action()
+    except Exception as error:
+        self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        raise
+
+
+@patch
+def train(self: TrainingGrid):
+    "Train the chosen combination, and show it."
+    self.button.disabled, self.message.value = True, "training ..."
+    try: self.grid.train(**self.values)
+    finally: self.refresh()
+
+
+@patch
+def refresh(self: TrainingGrid):
+    "The table, and the map of the sample."
+    missing = self.grid.missing(**self.values)
+    self.button.disabled = not missing
+    said = ", ".join(f"{name} = {value}" for name, value in self.values.items())
+    state = "is trained" if not missing else f"is not trained yet with seed {', '.join(map(str, missing))}"
+    self.message.value = f"{escape(said)} {state}"
+    self.table.value = self.numbers()
+    if self.samples: self.show_map()
+
+
+@patch
+def numbers(self: TrainingGrid) -> str:  # HTML
+    "All combinations; the chosen one is framed."
+    *others, last = self.grid.options
+    style, chosen = "padding:2px 10px;text-align:right", self.grid.cell(**self.values)
+    titles, rows = (*others, *(f"{last} = {value}" for value in self.grid.options[last])), []
+    head = "".join(f"<th scope='col' style='{style}'>{escape(name)}</th>" for name in titles)
+    for cell in product(*(self.grid.options[name] for name in others)):
+        known = lambda value: self.grid.spread(self.metric.value, self.rule, **dict(zip(others, cell)), **{last: value})
+        found = [(cell + (value,), known(value)) for value in self.grid.options[last]]
+        cells = [f"<th scope='row' style='{style}'>{escape(str(value))}</th>" for value in cell]
+        for where, one in found:
+            frame, note = ("outline:2px solid", " aria-current='true'") if where == chosen else ("", "")
+            cells.append(f"<td style='{style};{frame}'{note}>{one if one.count else 'not trained'}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table><caption>{metric_label(self.metric.value)}, mean of the seeds ± half range</caption><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+@patch
+def show_map(self: TrainingGrid):
+    "The map of the sample, in limits that stay; a grey photo where there is none."
+    sample, models = self.samples[self.sample.value], self.grid.models(**self.values)
+    if len(models) != 1:
+        self.image.value = png_bytes(overlay(sample.rgb, np.full(sample.size, np.nan), (0, 1), mask=sample.mask))
+        self.message.value += "; no map: " + ("no trained detector is kept" if not models else "it has a detector for each training")
+        return
+    key = self.grid.cell(**self.values), self.sample.value
+    if key not in self.maps: self.maps[key] = np.asarray(models[0].fuse(models[0].components([sample]), **(self.grid.weights or {}))[0])
+    score = self.maps[key]
+    if self.limits is None: self.limits = score_limits(score)
+    self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=sample.mask))
+    self.message.value += f"; colours of the map from {self.limits[0]:.3g} to {self.limits[1]:.3g}, its highest score is {score.max():.3g}"
+
+
+@patch
+def _ipython_display_(self: TrainingGrid):
+    show_panel(self)
 
 # %% ../../nbs/lab/03_sweeps.ipynb #5e300031
 class SweepLab:
