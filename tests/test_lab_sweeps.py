@@ -62,7 +62,7 @@ def test_axes():
     assert wide.nearest(2.) == {"t": pytest.approx(1.)} and wide.nearest(5.) == {"t": pytest.approx(10.)} and wide.nearest(-1) == {"t": pytest.approx(.01)}
     a, b = Weight("a", "a", 1., 0, 2), Weight("b", "b", 1., 0, 4)
     ratio = ratio_axis(b, a)
-    assert list(ratio.values) == sorted(ratio.values) and ratio.values[0] == pytest.approx(.02) and ratio.values[-1] == pytest.approx(200)
+    assert list(ratio.values) == sorted(set(ratio.values)) and ratio.values[0] == pytest.approx(.02) and ratio.values[-1] == pytest.approx(200)
     assert ratio.settings[-1] == (4, .02) and ratio.label == "b : a" and max(y for _, y in ratio.settings) == 2
     assert ratio.at({"a": 2, "b": 1}) == .5 and np.isnan(ratio.at({"a": 0, "b": 0})) and ratio.at({"a": 0, "b": 1}) == np.inf
     assert weight_axis(a).at({"a": 1.5, "b": 0}) == 1.5
