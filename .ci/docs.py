@@ -25,7 +25,9 @@ from fastcore.docments import docments
 ROOT = Path(__file__).parents[1]
 SITE = "https://github.com/mmad-nb/mmad_nb/blob/main/"
 ROOMS = "core data forge views features pretraining mapping prompts streams scoring detectors experiments lab exercises".split()
-COPIED = {"CONTRIBUTING.md": "Contributing", "benchmarks/README.md": "Benchmarks"}   # pages that are no notebooks
+# Pages that are no notebooks, and their names in the contents; those of .ci/docs stand at the top of the site.
+COPIED = {".ci/docs/student.md": "For students", ".ci/docs/instructor.md": "For instructors", ".ci/docs/researcher.md": "For researchers",
+          "CONTRIBUTING.md": "Contributing", "benchmarks/README.md": "Benchmarks"}
 SETTING_UP = ("#| default_exp", "import importlib.util\nif importlib.util.find_spec")     # cells that only Colab and the export need
 
 
@@ -37,6 +39,11 @@ def rooms(root: Path) -> dict[str, list[Path]]:
     return {room: found for room, found in pages.items() if found}
 
 
+def on_top(name: str) -> str:
+    "Where the site has a file."
+    return name.removeprefix(".ci/docs/")
+
+
 def on_site(text: str, page: str, pages: set) -> str:
     """Markdown of `page` (a path from the root): links to files that the site does not hold lead to the repository,
     the badge is words, and links to headings lose the capitals that JupyterLab wants."""
@@ -44,8 +51,9 @@ def on_site(text: str, page: str, pages: set) -> str:
 
     def link(match):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(page), match[1]))
+        if target == "README.md": target = "nbs/index.ipynb"     # which it is written from
         place = (match[2] or "").lower()
-        return f"]({match[1]}{place})" if target in pages else f"]({SITE}{target}{place})"
+        return f"]({posixpath.relpath(on_top(target), posixpath.dirname(on_top(page)) or '.')}{place})" if target in pages else f"]({SITE}{target}{place})"
     text = re.sub(r"\]\(#[^)]+\)", lambda match: match[0].lower(), text)
     return re.sub(r"\]\((?!https?:|#|attachment:|mailto:)([^)#\s]+)(#[^)]*)?\)", link, text)
 
@@ -225,8 +233,8 @@ def write_sources(folder: Path, root: Path = ROOT):
     pages = {page.relative_to(root).as_posix() for page in notebooks} | set(COPIED)
     for page in notebooks: site_page(page, pages, folder)
     for name in COPIED:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(on_site((root / name).read_text(encoding="utf8"), name, pages), encoding="utf8")
+        (folder / on_top(name)).parent.mkdir(parents=True, exist_ok=True)
+        (folder / on_top(name)).write_text(on_site((root / name).read_text(encoding="utf8"), name, pages), encoding="utf8")
     modules = {}
     for room, chapters in found.items():
         for page in chapters:
@@ -242,9 +250,10 @@ def write_sources(folder: Path, root: Path = ROOT):
     (folder / "house.svg").write_text(house(imports(root), {room: text.split(";")[0] for room, text in about.items()}), encoding="utf8")
     shutil.copy(root / ".ci/docs/lab.png", folder)
     shutil.copy(root / ".ci/docs/parameters.md", folder / "api")
-    trees = [toctree("Start", "README <nbs/index>", "nbs/00_tour")]
+    short = {place: [f"{title} <{on_top(name)[:-3]}>" for name, title in COPIED.items() if (on_top(name) != name) == place] for place in (True, False)}
+    trees = [toctree("Start", "README <nbs/index>", "nbs/00_tour", *short[True])]
     trees += [toctree(room, *(page.relative_to(root).with_suffix("").as_posix() for page in chapters)) for room, chapters in found.items()]
-    trees.append(toctree("More", "api/index", *(f"{title} <{name[:-3]}>" for name, title in COPIED.items())))
+    trees.append(toctree("More", "api/index", *short[False]))
     (folder / "index.md").write_text((root / ".ci/docs/index.md").read_text(encoding="utf8") + "\n" + "\n".join(trees), encoding="utf8")
 
 

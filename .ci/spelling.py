@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).parents[1]
-TEXTS = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", ".ci/docs/index.md", ".ci/docs/parameters.md")
+TEXTS = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", *(f".ci/docs/{name}.md" for name in ("index", "parameters", "student", "instructor", "researcher")))
 # What the dictionary takes and this project spells the British way.
 AMERICAN = re.compile(r"(?i)\b(un|multi|re|dis)?(colou?r(?<!our)|gray|neighbor|center|behavior|meter(?!s? per)|fiber|favor|artifact|analyze|catalog|license(?=s? (of|for|from)\b)|modeling|labeled|labeling|"
                       r"(normal|initial|optim|quant|general|visual|regular|summar|recogn|organ|minim|maxim|random|real|special)iz)\w*")

@@ -32,7 +32,7 @@ def test_every_notebook_is_in_the_contents_once(sources):
     named = listed((sources / "index.md").read_text())
     notebooks = [p.relative_to(ROOT).with_suffix("").as_posix() for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
     assert sorted(n for n in named if n.startswith("nbs/")) == sorted(notebooks)
-    assert {"api/index", "CONTRIBUTING", "benchmarks/README"} <= set(named)
+    assert {"api/index", "CONTRIBUTING", "benchmarks/README", "student", "instructor", "researcher"} <= set(named)
     assert all((sources / f"{name}.md").exists() or (sources / f"{name}.ipynb").exists() for name in named)
     modules = [name for name in listed((sources / "api/index.md").read_text()) if name != "parameters"]
     assert sorted(modules) == sorted(p.stem for p in sources.glob("api/mmad_nb.*.md"))
@@ -61,6 +61,8 @@ def test_links_lead_to_pages_of_the_site_or_to_the_repository():
     assert move("[y](../b/02_y.ipynb)") == "[y](../b/02_y.ipynb)"
     assert move("[y](../b/02_y.ipynb#The-End)") == "[y](../b/02_y.ipynb#the-end)" and move("[here](#The-End)") == "[here](#the-end)"
     assert move("[f](../../benchmarks/aupro.py)") == f"[f]({docs.SITE}benchmarks/aupro.py)"
+    assert docs.on_site("[y](../../nbs/b/02_y.ipynb) [r](../../README.md)", ".ci/docs/student.md", pages | {"nbs/index.ipynb"}) == "[y](nbs/b/02_y.ipynb) [r](nbs/index.ipynb)"
+    assert docs.on_site("[s](../.ci/docs/student.md)", "nbs/index.ipynb", {".ci/docs/student.md"}) == "[s](../student.md)"
     assert move("[w](https://a.org/B#C)") == "[w](https://a.org/B#C)"
     assert move("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://x)") == "[Open in Colab](https://x)"
 

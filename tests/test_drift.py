@@ -79,7 +79,7 @@ def test_readme_is_the_index_notebook():
     assert (ROOT / "README.md").read_text(encoding="utf8") == readme(), "run `make export` and commit"
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / f".ci/docs/{who}.md" for who in ("student", "instructor", "researcher"))], ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
     text = path.read_text(encoding="utf8")
     if path.suffix == ".ipynb":
