@@ -561,7 +561,7 @@ class WeightPanel:
         for control in (self.sample, self.line, *self.controls.values()): control.observe(self.refresh, "value")
         choice, known = [self.sample] if len(names) > 1 else [], [self.line] if any(m is not None for m in self.masks) else []
         left = W.VBox([*choice, *self.controls.values(), self.score, W.HBox(self.buttons), *known,
-                       W.HTML(f"<small>{escape(components.provenance)}</small>")], layout=W.Layout(width="330px"))
+                       W.HTML(f"<div style='line-height:1.3'><small>{escape(components.provenance)}</small></div>")], layout=W.Layout(width="330px"))
         self.box = W.HBox([left, W.VBox([self.title, self.picture, self.scale], layout=W.Layout(width="270px"))])
         self.refresh()
 
@@ -580,7 +580,7 @@ class WeightPanel:
         low, high = self.fused.min().item(), self.fused.max().item()
         name, self.note = self.names[i] or "sample", faintness(low, high, self.top)
         self.title.value = title_row([f"fused map: {name}"], 256)
-        self.scale.value = color_bar(0, max(self.top, 1e-12), "score", width=256, values=(low, high)) + f"<b>{self.note}</b>"
+        self.scale.value = color_bar(0, max(self.top, 1e-12), "score", width=256, values=(low, high)) + f"<div style='line-height:1.3'><b>{self.note}</b></div>"
         described(self.picture, f"fused map of {name}: {low:.3g} to {high:.3g}, white at {self.top:.3g}; {self.note}")
 
 
