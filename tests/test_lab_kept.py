@@ -227,6 +227,15 @@ def test_rows_of_other_data_are_seen_and_never_mixed(tmp_path, kept):
     assert same.compare("a|b", "mine").rows[3][3] == "+0.100 ▲ bigger" and "learned" in same.compare("a|b", "mine").caption
 
 
+def test_other_reported_samples_make_other_reports(tmp_path):
+    path = full().save(tmp_path / "a.json")
+    other = KeptSettings(Fake(), SAMPLES, report=[make_sample("dent", 9)])
+    assert "reported samples" in other.load(path)
+    other.keep("mine", {}, NUMBERS, NUMBERS)
+    cells = {row[0]: row[3] for row in other.compare("a|b", "mine").rows}
+    assert cells["image AUROC"] == "equal" and cells["report: image AUROC"] == "other samples" and [row.name for row in other.own()] == ["mine"]
+
+
 def test_the_same_rows_are_taken_once_and_others_of_the_name_get_a_number(tmp_path, kept):
     path = full(False).save(tmp_path / "a.json")
     kept.keep("trained", {"alpha": .7}, NUMBERS)
@@ -450,7 +459,7 @@ def sliders(tmp_path): return Sliders(tmp_path)
 def test_the_panel_from_the_first_row_to_the_last(sliders, tmp_path):
     table = sliders.table
     assert "Nothing is kept yet" in table.table.value and table.list.value is None
-    assert "kept as row 1" in press(table, "keep")
+    assert "kept as row 1" in press(table, "keep") and "▶ row 1" in table.table.value
     sliders.setting = {"rule": "max", "alpha": .75, "k": 3}
     table.name.value = " second "
     assert "kept as second" in press(table, "keep") and table.name.value == "" and table.list.value == "second" and sliders.set == []
