@@ -29,7 +29,8 @@ def as_source(page):
     "The page as nbgrader's source, in place: solutions unfolded, no badge (it opens the page with its solutions), links that lead somewhere."
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\((?!http|#|attachment:)([^)]+)\)", online, re.sub(r"\[!\[Open in Colab.*\n\n", "", cell.source))
+            text = re.sub(r"\[!\[Open in Colab.*\n\n", "", cell.source).replace("This page holds its solutions, folded. ", "")
+            cell.source = re.sub(r"\]\((?!http|#|attachment:)([^)]+)\)", online, text)
         elif cell.metadata.get("nbgrader", {}).get("solution"): cell.metadata.pop("jupyter", None)
     return page
 
