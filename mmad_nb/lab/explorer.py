@@ -561,8 +561,7 @@ def _set(self: Explorer, moves):
     self._held = True
     try:
         for side, weights in moves:
-            for name, value in weights.items():     # 0.1 + 0.2 would come back from the browser as 0.3
-                side.controls[name].value = round(value, 9) if isinstance(value, float) else value
+            for name, value in weights.items(): side.controls[name].value = value
     finally: self._held = False
     self._follow()
 
