@@ -490,6 +490,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mmad_nb.detectors.base.load_detector': ( 'detectors/base.html#load_detector',
                                                                                   'mmad_nb/detectors/base.py'),
                                         'mmad_nb.detectors.base.register': ('detectors/base.html#register', 'mmad_nb/detectors/base.py'),
+                                        'mmad_nb.detectors.base.rounded_slider': ( 'detectors/base.html#rounded_slider',
+                                                                                   'mmad_nb/detectors/base.py'),
                                         'mmad_nb.detectors.base.weight_control': ( 'detectors/base.html#weight_control',
                                                                                    'mmad_nb/detectors/base.py')},
             'mmad_nb.detectors.cfm': { 'mmad_nb.detectors.cfm.CFM': ('detectors/cfm.html#cfm', 'mmad_nb/detectors/cfm.py'),

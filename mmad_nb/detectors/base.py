@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from ..scoring.fusion import image_score, png
 # %% auto #0
 __all__ = ['DETECTORS', 'WRAPPERS', 'FORMAT', 'FILES', 'Weight', 'Option', 'Components', 'Detector', 'Reading', 'categories_of',
            'Chosen', 'by_category', 'gathered', 'check_maps', 'register', 'list_detectors', 'create_detector',
-           'load_detector', 'weight_control', 'WeightPanel', 'fused_picture', 'faintness']
+           'load_detector', 'rounded_slider', 'weight_control', 'WeightPanel', 'fused_picture', 'faintness']
 
 # %% ../../nbs/detectors/01_base.ipynb #2e740d34
 @dataclass(frozen=True)
@@ -514,6 +515,21 @@ def load_detector(
     return detector
 
 # %% ../../nbs/detectors/01_base.ipynb #47e34cd3
+@lru_cache
+def rounded_slider():  # a class of widgets
+    "Sliders without 0.30000000000000004: a browser sends such a value back rounded, later, perhaps over a value that was set meanwhile."
+    import ipywidgets as W
+    from traitlets import CFloat
+
+    class Rounded(CFloat):
+        def validate(self, obj, value): return round(super().validate(obj, value), 9)
+
+    class RoundedSlider(W.FloatSlider):
+        value = Rounded(0.0, help="float value").tag(sync=True)
+
+    return RoundedSlider
+
+
 def weight_control(
     weight: Weight,
     components=(),  # names of those that are there, to show where the weight has no effect; (): not known
@@ -526,7 +542,7 @@ def weight_control(
     span = weight.high - weight.low or 1.
     place = (weight.default - weight.low) / span          # the browser moves a value that lies between two steps
     steps = next((n for n in (100, 120, 200, 250, 400, 500) if abs(n * place - round(n * place)) < 1e-6), 1000)
-    return W.FloatSlider(min=weight.low, max=weight.high, step=span / steps, **common)
+    return rounded_slider()(min=weight.low, max=weight.high, step=span / steps, **common)
 
 # %% ../../nbs/detectors/01_base.ipynb #98613c3b
 class WeightPanel:
