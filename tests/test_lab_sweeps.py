@@ -171,6 +171,8 @@ def test_cells_and_lines():
     rising = contours_svg(frame, (1, 10, 100), (0, 1), np.array([[0., 1, 2], [0, 1, 2]]), (1.5,))
     assert "M150.0 110.0L150.0 10.0" in rising or "M150.0 10.0L150.0 110.0" in rising   # upright, half of the way between the last two columns
     assert contours_svg(frame, (1, 10, 100), (0, 1), np.full((2, 3), np.nan), (1,)) == ""
+    cliff = contours_svg(frame, (1, 10, 100), (0, 1), np.array([[0., 0, 100], [0, 0, 100]]), (50, 51, 99))
+    assert cliff.count("<path") == 3 and cliff.count("<text") == 2 and ">51<" not in cliff   # words that would cover each other are left out
 
 
 def test_the_map_is_the_metric_at_every_place():

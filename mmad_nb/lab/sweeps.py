@@ -364,7 +364,7 @@ def contours_svg(
     "Lines of equal values, each with its value once."
     from contourpy import contour_generator
     lines = contour_generator(np.asarray(frame.x(x)), np.asarray(frame.y(y)), np.ma.masked_invalid(values))
-    parts = []
+    parts, taken = [], []                                             # a cliff has many lines in one place: their words would cover each other
     for level in levels:
         found = [line for line in lines.lines(level) if len(line) > 1]
         paths = ("L".join(f"{a:.1f} {b:.1f}" for a, b in line) for line in found)
@@ -372,6 +372,8 @@ def contours_svg(
         if found:
             longest = max(found, key=len)
             a, b = longest[len(longest) // 2]
+            if any(abs(a - x) < 24 and abs(b - y) < 12 for x, y in taken): continue
+            taken.append((a, b))
             parts.append(f"<text x='{a:.1f}' y='{b + 4:.1f}' font-size='11' text-anchor='middle' fill='#000' stroke='#fff' stroke-width='3' "
                          f"paint-order='stroke'>{level:g}</text>")
     return "".join(parts)
