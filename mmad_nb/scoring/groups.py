@@ -39,18 +39,18 @@ def strips_svg(
         y = 34 + 44 * k
         parts.append(f"<text x='4' y='{y + 5}'>{escaped(name)}</text><line x1='96' x2='440' y1='{y}' y2='{y}' stroke='currentColor' opacity='.4'/>"
                      f"<text x='452' y='{y + 5}'>{escaped((notes or {}).get(name, ''))}</text>")
-        parts += [f"<circle cx='{x:.1f}' cy='{y + 7}' r='4' fill='#0072b2' opacity='.7'/>" for x in place(np.ravel(good))]
-        parts += [f"<path d='M{x:.1f} {y - 13}l5 6l-5 6l-5 -6z' fill='#d55e00' opacity='.8'/>" for x in place(np.ravel(bad))]
+        parts += [f"<circle cx='{x:.1f}' cy='{y + 7}' r='4' fill='#3b8fd4' opacity='.85'/>" for x in place(np.ravel(good))]
+        parts += [f"<path d='M{x:.1f} {y - 13}l5 6l-5 6l-5 -6z' fill='#d55e00' opacity='.85'/>" for x in place(np.ravel(bad))]
     if line is not None and np.isfinite(line):
         x = place(line)
         parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='14' y2='{foot}' stroke='currentColor' stroke-width='2' stroke-dasharray='5 3'/>")
     scale = "".join(f"<text x='{x}' y='{foot + 16}' text-anchor='{anchor}'>{value:.3g}</text>"
                     for x, anchor, value in ((96, "start", low), (440, "end", high)))
     says = "; ".join(f"{escaped(name)}: {np.size(bad)} defective, {np.size(good)} good" for name, (bad, good) in rows.items())
-    return (f"<svg viewBox='0 0 600 {foot + 38}' width='600' role='img' aria-label='{escaped(title)} {says}' style='font:13px sans-serif' fill='currentColor'>"
+    return (f"<svg viewBox='0 0 600 {foot + 42}' width='600' role='img' aria-label='{escaped(title)} {says}' style='font:13px sans-serif' fill='currentColor'>"
             f"{''.join(parts)}{scale}<text x='268' y='{foot + 16}' text-anchor='middle'>score</text>"
             f"<path d='M106 {foot + 26}l5 6l-5 6l-5 -6z' fill='#d55e00'/><text x='116' y='{foot + 36}'>defective</text>"
-            f"<circle cx='196' cy='{foot + 32}' r='4' fill='#0072b2'/><text x='206' y='{foot + 36}'>good</text></svg>")
+            f"<circle cx='196' cy='{foot + 32}' r='4' fill='#3b8fd4'/><text x='206' y='{foot + 36}'>good</text></svg>")
 
 
 def escaped(text) -> str:
