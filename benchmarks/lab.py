@@ -154,9 +154,11 @@ def displays(count, loops):
 
 def memory():
     "Megabytes of this process after moves and after labs that were closed; widgets that are left."
+    import ctypes
     import gc
     import ipywidgets as W
     import psutil
+    libc = ctypes.CDLL(None)
     space = {}
     exec(MANY[0].format(count=100), space)
     lab_of = lambda: space["AblationLab"](space["detector"], space["samples"], space["parts"])
@@ -164,6 +166,7 @@ def memory():
     def held():
         time.sleep(3)                                             # sweeps that were stopped let go of what they hold
         gc.collect()
+        if hasattr(libc, "malloc_trim"): libc.malloc_trim(0)     # what is free goes back to the system, so that it is not counted
         return psutil.Process().memory_info().rss / 2**20
     count = lambda: len(getattr(W.widgets.widget, "_instances", {}))
     lab = lab_of()

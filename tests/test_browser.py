@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-NOTEBOOK = Path(__file__).parents[1] / "nbs/lab/04_ablation.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "nbs/lab/05_ablation.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOISE = ("GPU stall due to ReadPixels",)   # software rendering says so about every WebGL canvas
 HERE = "http://127.0.0.1", "data:", "blob:", "https://colab.research.google.com/assets/colab-badge.svg"   # the badge is answered by the test
@@ -219,7 +219,7 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
         value = page.locator(".mmad-weights .widget-readout").first
         wait_for(lambda: value.inner_text() == "0.25", 20, lambda: f"the weight is {value.inner_text()}")
         wait_for(lambda: metrics.inner_text() != text, 20, lambda: "the metrics stayed as they were")
-        page.locator(".mmad-lab .lm-TabBar-tab", has_text="scores").click()
+        page.locator(".mmad-lab .lm-TabBar-tab", has_text="threshold").click()
         dots, menu = page.locator(".mmad-lab .mmad-chart g[role=button]"), page.locator(".mmad-lab select").first
         other = dots.first.get_attribute("aria-label")                       # and one on a dot chooses its sample
         dots.first.locator("path, circle").click()
@@ -239,7 +239,7 @@ def test_ablation_lab_in_a_browser(needs_chromium, tmp_path):
 def test_explorer_in_a_browser(needs_chromium, tmp_path):
     "A weight moves the picture of its own side alone, the sample both."
     (tmp_path / "work").mkdir()
-    shutil.copy(NOTEBOOK.with_name("06_explorer.ipynb"), tmp_path / "work/explorer.ipynb")
+    shutil.copy(NOTEBOOK.with_name("07_explorer.ipynb"), tmp_path / "work/explorer.ipynb")
     with hard_limit(500), jupyterlab(tmp_path) as (address, token), browser_page() as page:
         print(f"\npictures in {tmp_path}; all cells run after {run_notebook(page, address, token, 'explorer.ipynb'):.0f} s")
         left, right = (page.locator(f".mmad-{side}-map") for side in ("left", "right"))

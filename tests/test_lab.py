@@ -1,6 +1,8 @@
 """Figures and the ablation lab away from a browser: what must hold for any detector, any sample and both versions of ipywidgets."""
+import re
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from mmad_nb.core import DataError
 from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_components, show_maps, show_sample
-from mmad_nb.lab.ablation import FLAGGED, flagged_colors, flagged_text, metric_label, metric_table
+from mmad_nb.lab.ablation import Judge, change_text, metric_table
+from mmad_nb.lab.decide import FLAGGED, flagged_colors, flagged_text
+from mmad_nb.lab.figures import metric_label
 from mmad_nb.lab.figures import LimitPanel, widgets_in
 from mmad_nb.scoring import Evaluator, evaluate, threshold_at_rate
 
@@ -141,23 +145,30 @@ def test_the_cloud_wears_score_photo_and_mask(lab):
     assert len(lab.cloud.points.attribute) == len(lab.clouds[1])
 
 
-def test_rows_are_kept_and_never_overwritten(lab, tmp_path):
-    (tmp_path / "a.csv").write_text("mine")
+def test_kept_rows_hold_weights_and_numbers_and_set_the_sliders(lab, tmp_path):
+    lab.rows.folder = tmp_path
     lab.set(alpha=0.9, rule="max")
+    lab.rows.name.value = "mostly geometry"
     lab.keep.click()
+    kept, numbers = dict(lab.weights), dict(lab.result.metrics)
     lab.set(alpha=0.25)
     lab.keep.click()
-    written = lab.save_rows(tmp_path / "a.csv")
-    assert (tmp_path / "a.csv").read_text() == "mine" and written.name == "a-2.csv"
-    head, *rows = [line.split(",") for line in written.read_text().splitlines()]
-    assert [row[:2] for row in rows] == [["0.9", "max"], ["0.25", "max"]] and head[:3] == ["alpha", "rule", "image_auroc"]
-    assert float(rows[1][2]) == lab.result.metrics["image_auroc"] and "a-2.csv" in lab.message.value
+    assert [row.name for row in lab.kept] == ["mostly geometry", "row 2"] and dict(lab.kept["mostly geometry"].metrics) == numbers
+    lab.rows.list.value = "mostly geometry"
+    assert lab.weights == kept
+    lab.rows.buttons["save"].click()
+    other = AblationLab(lab.detector, SAMPLES)
+    other.rows.folder = tmp_path
+    other.rows.file.value = "kept.json"
+    other.rows.buttons["load"].click()
+    assert [row.weights for row in other.kept] == [row.weights for row in lab.kept]
+    assert dict(other.kept["mostly geometry"].metrics) == numbers and other.kept.own()
 
 
 def test_the_code_gives_the_result(lab):
     lab.set(alpha=0.15, rule="max")
     names = {"detector": lab.detector, "samples": SAMPLES}
-    exec(lab.code.value, names)
+    exec(lab.code, names)
     torch.testing.assert_close(names["maps"], lab.result.maps)
 
 
@@ -202,7 +213,7 @@ def test_no_curve_of_another_setting_is_left_standing(lab):
 def test_sweeps_that_are_not_looked_at_are_given_up():
     class Three(Fake): weights = (Fake.weights[0], Weight("rule", "rule", "add", meaning="how", choices=("add", "max", "mul")))
     lab = AblationLab(Three(), SAMPLES)
-    lab.curve.sweep.result(60)
+    lab.curve.sweep.result(60), lab.curve.band.result(60)
     first = lab.curve.sweep
     with lab.curve.turns:                                        # the background waits
         lab.controls["rule"].value = "max"
@@ -250,11 +261,12 @@ def test_no_best_is_invented_while_nothing_is_known(lab):
 
 
 def test_colours_keep_their_limits_until_they_are_rescaled(lab):
-    limits, bar = lab.limits, lab.bar.value
+    limits, ends = lab.limits, lambda: re.findall(r"<span>([0-9.]+)</span>", lab.bar.value)
+    before = ends()
     lab.set(rule="max", alpha=.9)
-    assert lab.limits == limits and lab.bar.value == bar
+    assert lab.limits == limits and ends() == before
     lab.rescale.click()
-    assert lab.limits == score_limits(lab.result.maps) != limits and lab.bar.value != bar
+    assert lab.limits == score_limits(lab.result.maps) != limits and ends() != before
 
 
 def test_the_outline_can_be_switched_off(lab):
@@ -269,7 +281,7 @@ def test_the_outline_can_be_switched_off(lab):
 def test_a_map_of_one_value_is_called_constant(lab):
     lab.detector.fuse = lambda components, **weights: torch.zeros_like(components["rgb"])
     lab.set(alpha=.1)
-    assert "constant: every place has the score 0" in lab.bar.value
+    assert "here the same everywhere: 0" in lab.bar.value
 
 
 def test_an_error_is_shown_and_raised(lab):
@@ -320,8 +332,15 @@ def test_ablate_needs_no_widgets():
 
 
 def test_metric_table_tells_better_from_worse_without_colour():
-    table = metric_table({"aupro@30": 0.75, "pixel_ap": 0.25}, {"aupro@30": 0.5, "pixel_ap": 0.5})
+    table = metric_table({"aupro@30": 0.75, "pixel_ap": 0.25}, {"aupro@30": 0.5, "pixel_ap": 0.5}, changes={"aupro@30": (.1, .3), "pixel_ap": (-.3, -.1)})
     assert "+0.250 ▲" in table and "-0.250 ▼" in table
+
+
+@pytest.mark.parametrize("change, interval, sign, colored", [(.1, (.02, .2), "▲", True), (-.1, (-.2, -.02), "▼", True), (.1, (0, .2), "≈", False),
+                                                             (-.1, (-.2, 0), "≈", False), (.1, (np.nan, np.nan), "≈", False), (.1, None, "…", False), (0., (-.1, .1), "=", False)])
+def test_a_change_that_may_be_chance_has_no_colour(change, interval, sign, colored):
+    text = change_text(change, interval)
+    assert sign in text and ("color:" in text) == colored
 
 
 @pytest.mark.parametrize("score", [np.full((24, 24), 3.0), np.full((24, 24), np.nan), np.zeros((24, 24))])
@@ -393,7 +412,7 @@ def test_metrics_curve_code_and_still_of_clouds(cloud_lab):
     sweep.result()
     fused = list(CloudFake().fuse(lab.components, 1.).split([len(c) for c in CLOUDS]))
     assert sweep.curve("pixel_auroc")[-1] == pytest.approx(evaluate(fused, [c.labels for c in CLOUDS])["pixel_auroc"])
-    assert "s.labels" in lab.code.value
+    assert "s.labels" in lab.code
     fig = lab.still()
     assert [ax.name for ax in fig.axes] == ["3d", "3d", "rectilinear"] and "thing: good" in fig.axes[0].get_title()
 
@@ -428,7 +447,7 @@ def test_what_is_flagged_follows_rate_weight_and_cloud(cloud_lab):
         assert f", {allowed / len(normal):.1%} of the normal" in lab.legend.value
         assert f"found {found:.1%}" in lab.legend.value and f"flagged {truth[flagged].mean():.1%} are" in lab.legend.value
     lab.color.value = "score"
-    assert lab.legend.value == "" and lab.bar.value and len(lab.cloud.points.attribute) == len(CLOUDS[0])
+    assert lab.bar.value and len(lab.cloud.points.attribute) == len(CLOUDS[0])
 
 
 def test_flags_keep_the_view_and_change_in_place(cloud_lab):
@@ -453,10 +472,10 @@ def test_flags_of_photos_lie_at_their_pixels(lab):
     assert counts(lab)["false alarm"] == (above & ~SAMPLES[1].mask[row, column]).sum() > 0 and lab.bar.value
 
 
-def test_thresholds():
+def test_what_is_flagged_in_words_where_nothing_is_defective_or_flagged():
     flat, truth = np.array([3., 1., 1., 1., 9.]), np.array([False] * 4 + [True])
-    assert [threshold_at_rate(flat[~truth], rate) for rate in (0.0, 0.25, 0.5, 1.0)] == [3, 1, 1, 1]
     assert "found undefined" in flagged_text(flat, np.zeros(5, bool), 2.0) and "flagged undefined" in flagged_text(flat, truth, 10.0)
+    assert "points" in flagged_text(flat, truth, 2.0, True) and "pixels" in flagged_text(flat, truth, 2.0)
     assert len(np.unique(flagged_colors(flat, None, 2.0), axis=0)) == 2
 
 
@@ -486,9 +505,9 @@ def test_clouds_have_objects_and_points_photos_images_and_pixels(cloud_lab, lab)
     assert [metric_label(n, True) for n in ("image_auroc", "pixel_ap", "aupro@30")] == ["object AUROC", "point AP", "AUPRO to 30 %"]
     for one, words, others in ((cloud_lab, "object AUROC,point AP", "image,pixel"), (lab, "image AUROC,pixel AP", "object,point")):
         one.keep_row()
-        texts = one.table.value + one.kept.value + one.still().axes[-1].texts[0].get_text() + str(one.curve.metric.options[0][0])
+        texts = one.table.value + one.rows.table.value + one.still().axes[-1].texts[0].get_text() + str(one.curve.metric.options[0][0])
         text = texts + one.strip.chart.frame.x_title + one.curve.chart.frame.y_title
-        assert "nan" not in one.kept.value and one.curve.chart.frame.x_title == "α"
+        assert "nan" not in one.rows.table.value and one.curve.chart.frame.x_title == "α"
         assert all(word in text for word in words.split(",")) and not any(word in text for word in others.split(",")), text
 
 
@@ -566,3 +585,102 @@ def test_a_cell_is_not_the_page(monkeypatch):
         kernel = SimpleNamespace(get_parent=lambda kind=kind: {"header": {"msg_type": kind}})
         monkeypatch.setattr("IPython.get_ipython", lambda kernel=kernel: SimpleNamespace(kernel=kernel))
         assert asked_by_page() is page
+
+
+TWO = [replace(s, category=name) for name in ("bolt", "nut") for s in SAMPLES]
+
+
+def test_the_headline_is_the_mean_of_the_categories():
+    "One pot compares scores of different categories: here those of nuts are ten times those of bolts."
+    class Apart(Fake):
+        def components(self, samples):
+            size = torch.tensor([10. if s.category == "nut" else 1. for s in samples])[:, None, None]
+            return {name: size * maps for name, maps in super().components(samples).items()}
+    lab = AblationLab(Apart(), TWO)
+    within = [Evaluator(np.stack([s.mask for s in SAMPLES])).evaluate(lab.result.maps[k:k + 5], lab.result.scores[k:k + 5]) for k in (0, 5)]
+    for name, value in lab.result.metrics.items(): assert value == pytest.approx((within[0][name] + within[1][name]) / 2)
+    lab.curve.sweep.result(60)
+    x, y = lab.curve.line
+    assert np.asarray(y)[50] == pytest.approx(lab.default.metrics[lab.curve.metric.value])
+    table, line = lab.table.value, list(y)
+    lab.pool.value = True
+    pooled = Evaluator(np.stack([s.mask for s in TWO])).evaluate(lab.result.maps, lab.result.scores)
+    assert dict(lab.result.metrics) == dict(pooled) != dict(within[0]) and lab.table.value != table and "one pot" in lab.table.value
+    lab.curve.sweep.result(60)
+    lab.curve.draw(now=True)
+    assert list(lab.curve.line[1]) != line
+    lab.pool.value = False
+    assert lab.table.value == table
+
+
+def test_intervals_belong_to_the_present_setting(lab):
+    lab.set(alpha=.9)
+    draws = lab.evaluator.draws(lab.result.maps, lab.result.scores)
+    assert lab.intervals == draws.interval() and lab.changes == (draws - lab.default_draws).interval()
+    low, high = lab.intervals["pixel_auroc"]
+    assert f"{low:.2f} – {high:.2f}" in lab.table.value
+    lab.reset()
+    assert set(lab.changes.values()) == {(0., 0.)} and "≈<" not in lab.table.value
+    pair = AblationLab(Fake(), SAMPLES[:2])                      # one good, one defective: drawn again, they are the same
+    pair.set(alpha=0.)
+    assert "▲" not in pair.table.value and "▼" not in pair.table.value and "≈<" in pair.table.value and "too narrow" in pair.table.value
+    alone = AblationLab(Fake(), [SAMPLES[0], SAMPLES[2]])        # nothing defective: no interval, and no error
+    alone.set(alpha=.9)
+    assert "undefined" in alone.table.value
+
+
+def test_an_open_tab_follows_the_weights_and_a_closed_one_costs_nothing(lab, monkeypatch):
+    calls = []
+    curves = lab.curves_of
+    monkeypatch.setattr(AblationLab, "curves_of", lambda self, weights: calls.append(1) or curves(weights))
+    lab.set(alpha=.1)
+    assert not calls
+    lab.tabs.selected_index = lab.titles.index("curves")
+    shown = lab.curves.chart.html.value
+    assert calls and ">now<" in shown and ">default<" in shown
+    lab.set(alpha=.9)
+    assert lab.curves.chart.html.value != shown
+    lab.keep.click()
+    assert ">row 1<" in lab.curves.chart.html.value
+    lab.tabs.selected_index = lab.titles.index("categories and kinds")
+    kinds = lab.kinds_table.value
+    assert ">dent<" in kinds and ">crack<" in kinds
+    lab.set(alpha=.2)
+    assert lab.kinds_table.value != kinds
+
+
+def test_the_line_and_its_errors(lab):
+    lab.tabs.selected_index = lab.titles.index("threshold")
+    labels, scores = np.array([s.anomalous for s in SAMPLES]), np.asarray(lab.result.scores)
+    lab.decision.count.value = 0
+    lab.menu.only.value = "judged wrongly"
+    assert {i for _, i in lab.sample.options} == set(np.flatnonzero(labels))      # all defective ones pass
+    lab.decision.count.value = len(SAMPLES)
+    assert {i for _, i in lab.sample.options} - {lab.sample.value} <= set(np.flatnonzero(~labels))
+    before = lab.flagged.value
+    lab.rate.value = .3
+    assert lab.flagged.value != before
+    lab.menu.only.value = "all"
+    lab.menu.order.value = "highest score first"
+    lab.set(alpha=.05)                                                           # other scores, another order
+    assert [i for _, i in lab.sample.options] == np.argsort(-np.asarray(lab.result.scores), kind="stable").tolist()
+
+
+def test_report_has_the_line_as_it_stands():
+    others = [replace(s, id=f"other {s.id}") for s in SAMPLES]
+    lab = AblationLab(Fake(), SAMPLES, report=others)
+    assert "<th scope='row' style='text-align:left;font-weight:normal'>report" in lab.decision.table.value
+    lab.set(alpha=.8)
+    assert lab.kept.reported and lab.present()[2] == lab.reported
+
+
+def test_a_place_on_the_map_of_two_weights_sets_both():
+    class Two(Fake):
+        weights = Fake.weights[0], Weight("beta", "β", 1., 0, 2, "strength")
+        def fuse(self, components, alpha=.5, beta=1.): return (1 - alpha) * components["rgb"] + beta * alpha * components["xyz"]
+    lab = AblationLab(Two(), SAMPLES)
+    assert "two weights" in lab.titles and "two weights" not in AblationLab(Fake(), SAMPLES).titles
+    lab.tabs.selected_index = lab.titles.index("two weights")
+    lab.heat.sweep.result(120)
+    lab.heat.best.click()
+    assert lab.weights == pytest.approx(lab.heat.peak())

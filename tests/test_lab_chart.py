@@ -8,7 +8,7 @@ import pytest
 from lab_samples import make_sample
 
 from mmad_nb.core import DataError, widgets
-from mmad_nb.lab.ablation import ScoreStrip
+from mmad_nb.lab.decide import ScoreStrip
 from mmad_nb.core.charts import Chart, Frame, axis_ticks, band_svg, dot_svg, frame_svg, line_svg
 from mmad_nb.lab.figures import curve_plot
 

@@ -401,7 +401,7 @@ def test_outline_steps_and_constant_maps(one):
     assert "constant" not in one.bars["left"].value
     one.left.detector.fuse = lambda components, **weights: 0 * components["rgb"] + .25
     one.left.controls["alpha"].value = .3
-    assert "constant: every place has the score 0.25" in one.bars["left"].value and "constant" not in one.bars["right"].value
+    assert "here the same everywhere: 0.25" in one.bars["left"].value and "constant" not in one.bars["right"].value
 
 
 def test_every_picture_has_a_heading(two):

@@ -74,7 +74,7 @@ def test_a_panel_that_is_held_works_after_a_collection():
     lab.button.click()
     assert lab.weights["alpha"] == .5
     lab.keep.click()
-    assert len(lab.rows) == 1
+    assert len(lab.kept) == 1
     sweep = lab.curve.sweep
     lab.close()
     assert sweep.stopped.is_set() and lab.box.comm is None
