@@ -159,6 +159,7 @@ def thinned_curve(
     count: int = 300,   # about so many points stay
 ) -> tuple:             # (x, y)
     "Fewer points of a curve: evenly along it, evenly in x, and evenly in its logarithm, so that the first hundredth keeps its shape."
+    if len(x) <= count: return x, y
     places = np.concatenate([np.linspace(0, len(x) - 1, count // 3).round().astype(int), np.searchsorted(x, np.linspace(0, 1, count // 3)),
                              np.searchsorted(x, np.geomspace(1e-6, 1, count // 3))])
     places = np.unique(np.clip(places, 0, len(x) - 1))
@@ -171,12 +172,17 @@ def pixel_curves(
 ) -> dict:                 # "roc", "pr" and, of images, "pro" -> (x, y)
     "The three curves of all pixels, or of all points; empty if nothing or everything is defective."
     flat = torch.cat(list(maps)) if isinstance(maps, (list, tuple)) else torch.as_tensor(maps).flatten().clone()
-    found, _, alarms, w = evaluator.count(flat)
+    found, before, alarms, w = evaluator.count(flat)                    # false alarms before it comes, and once it is there
     if len(found) == 0 or evaluator.normals == 0: return {}
-    rate, share = alarms / evaluator.normals, found / len(found)
-    ends = lambda x, y: thinned_curve(np.concatenate([[0], x, [1]]), np.concatenate([[0], y, [1]]))
-    curves = {"roc": ends(rate, share), "pr": thinned_curve(share, found / (found + alarms))}
-    return curves if evaluator.sizes else curves | {"pro": ends(rate, np.cumsum(w)[found - 1])}
+    last = np.searchsorted(found, found)                                # defective pixels before it; those of equal score come together
+    step = lambda a, b: np.stack([a, b], 1).ravel()                     # first to the right, then up
+    def rising(height):
+        "The corners of a curve over the false positive rate."
+        x, y = step(before, alarms) / evaluator.normals, step(height[last], height[found])
+        return thinned_curve(np.concatenate([[0], x, [1]]), np.concatenate([[0], y, [1]]))
+    share, precision = np.arange(len(found) + 1) / len(found), found / (found + alarms)
+    curves = {"roc": rising(share), "pr": thinned_curve(step(share[last], share[found]), step(precision, precision))}
+    return curves if evaluator.sizes else curves | {"pro": rising(np.append(0, np.cumsum(w)))}
 
 
 def image_curves(
@@ -186,7 +192,8 @@ def image_curves(
     "Both curves of the samples; empty if all are good or all are defective."
     bad, good = scores[labels], scores[~labels]
     if len(bad) == 0 or len(good) == 0: return {}
-    return {"roc": roc_curve(bad, good), "pr": pr_curve(bad, good)}
+    recall, precision = pr_curve(bad, good)                             # in steps: average precision is the area below them
+    return {"roc": roc_curve(bad, good), "pr": (np.append(0, np.repeat(recall, 2)[:-1]), np.repeat(precision, 2))}
 
 # %% ../../nbs/lab/04_decide.ipynb #dec00110
 VIEWS = {"PRO": ("pixel", "pro"), "ROC of pixels": ("pixel", "roc"), "precision and recall of pixels": ("pixel", "pr"),
