@@ -189,6 +189,7 @@ def test_the_map_is_the_metric_at_every_place():
     assert moved == [top, {"alpha": .25, "beta": 1.}]
     assert heat.chart.html.value.count("stroke='#000'/>") == 1 and "1 crossed out" in heat.text.value and "best" in heat.chart.alt
     assert heat.chart.html.value.count("stroke-width='1.6'") == 2                        # star and diamond
+    assert "stroke='#fff' stroke-width='1.2'" in heat.chart.html.value                    # lines, once all is known
     first = heat.sweep
     heat.show(NOW | dict(alpha=.1), measured(Both(), **NOW | dict(alpha=.1)))
     assert heat.sweep is first                                                          # the same plane
@@ -229,6 +230,7 @@ def test_another_plane_gives_up_the_unfinished_one():
         heat.show(NOW | dict(power=3), measured(Both(), **NOW))
         assert first.stopped.is_set() and heat.sweep is not first
         assert "0 of 25 places" in heat.text.value and "nothing is known" in heat.chart.alt
+        assert "stroke-width='1.2'" not in heat.chart.html.value
     waited(heat)
     heat.show(NOW, measured(Both(), **NOW))                                              # begun anew
     assert np.isfinite(waited(heat).values()[0]).all()
@@ -315,6 +317,15 @@ def test_the_panel_moves_everything_and_ends():
     del lab
     gc.collect()
     assert gone() is None and sweep.stopped.is_set() and button.comm is None
+
+
+def test_closing_gives_up_what_is_not_finished():
+    lab = SweepLab(Both(), PARTS, JUDGE, count=3)
+    with lab.curve.turns:                                                               # the background waits
+        lab.controls["power"].value = 3
+        line, plane = lab.curve.sweep, lab.map.sweep
+        lab.close()
+        assert line.stopped.is_set() and plane.stopped.is_set()
 
 
 def test_the_panel_shows_an_error():
