@@ -72,6 +72,10 @@ def test_cheapest_by_trying_all():
             assert price(confusion(scores, labels, t)) == pytest.approx(cost) == pytest.approx(min(map(price, all_of_them(scores, labels))))
 
 
+def test_of_equally_cheap_ones_the_highest():
+    assert cheapest_threshold([2., 5, 6, 1, 1, 3, 5], [1, 1, 1, 0, 0, 0, 0], 1, 1)[0] == 5.5      # 2/7 also at 4 and at 1.5
+
+
 def test_curves_pass_through_the_counts():
     for seed in (1, 2, 3, 4):
         scores, labels = case(seed)
@@ -93,6 +97,7 @@ def test_rate_is_never_exceeded_and_could_not_be_lower():
             assert (normal > t).mean() <= rate
             lower = normal[normal < t]
             assert len(lower) == 0 or (normal > lower.max()).mean() > rate or rate == 1
+    assert [threshold_at_rate([4., 1, 3], rate) for rate in (0, .34, 1)] == [4, 3, 1]
     assert threshold_at_rate(torch.tensor([1., 2]), 0) == 2 == threshold_at_rate([1, 2], 0)
 
 
