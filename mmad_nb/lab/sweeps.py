@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import DataError, png_bytes
+from ..core import DataError, described, png_bytes
 from ..core.charts import share_of
 from ..detectors.base import weight_control
 from .figures import (DOWN, LINES, TEXT, THEME, Chart, Frame, axis_range, axis_ticks, band_svg, close_with, dot_svg, line_svg, metric_label,
@@ -684,6 +684,7 @@ def show_map(self: TrainingGrid):
     sample, models = self.samples[self.sample.value], self.grid.models(**self.values)
     if len(models) != 1:
         self.image.value = png_bytes(overlay(sample.rgb, np.full(sample.size, np.nan), (0, 1), mask=sample.mask))
+        described(self.image, f"photo of {sample.category}, {sample.defect}")
         self.message.value += "; no map: " + ("no trained detector is kept" if not models else "it has a detector for each training")
         return
     key = self.grid.cell(**self.values), self.sample.value
@@ -691,6 +692,7 @@ def show_map(self: TrainingGrid):
     score = self.maps[key]
     if self.limits is None: self.limits = score_limits(score)
     self.image.value = png_bytes(overlay(sample.rgb, score, self.limits, mask=sample.mask))
+    described(self.image, f"score of {sample.category}, {sample.defect}: {score.min():.3g} to {score.max():.3g}")
     self.message.value += f"; colours of the map from {self.limits[0]:.3g} to {self.limits[1]:.3g}, its highest score is {score.max():.3g}"
 
 
