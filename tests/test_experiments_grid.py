@@ -68,6 +68,12 @@ def test_an_interrupted_training_goes_on(data, tmp_path, monkeypatch):
     assert DarkSpots.fits == 1 and later.missing() == [] and len(later.study().records) == 2       # the model of the first run was tested on
 
 
+def test_a_seed_with_fewer_records_is_missing(data, tmp_path):
+    grid = grid_study("dark_spots", data, {"gain": (1.,)}, seeds=(0, 1), folder=tmp_path / "grid")
+    grid.study().records.pop()                                     # as if only the file of an interrupted run had been copied
+    assert grid.missing() == [1]
+
+
 def test_per_class_keeps_a_model_for_each_training(data, tmp_path):
     grid = grid_study("dark_spots", data, {"gain": (1.,)}, protocol="per-class", folder=tmp_path / "grid")
     assert len(grid.models()) == 2

@@ -190,6 +190,9 @@ def test_the_map_is_the_metric_at_every_place():
     assert heat.chart.html.value.count("stroke='#000'/>") == 1 and "1 crossed out" in heat.text.value and "best" in heat.chart.alt
     assert heat.chart.html.value.count("stroke-width='1.6'") == 2                        # star and diamond
     assert "stroke='#fff' stroke-width='1.2'" in heat.chart.html.value                    # lines, once all is known
+    heat.metric.value = "image_auroc"
+    steps = heat.values()[0]
+    assert (steps == steps.max()).sum() > 5 and heat.peak() == {"alpha": .5, "beta": .5}  # of many equal places the one nearest to the default
     first = heat.sweep
     heat.show(NOW | dict(alpha=.1), measured(Both(), **NOW | dict(alpha=.1)))
     assert heat.sweep is first                                                          # the same plane
