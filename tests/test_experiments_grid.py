@@ -51,6 +51,9 @@ def test_what_is_missing_and_what_is_kept(data, tmp_path):
         assert model.config()["gain"] == 1. and model.config()["seed"] == 3 and model.fitted
         grid.train(gain=1.)
         assert grid.missing(gain=1.) == [] and grid.spread("image_auroc", gain=1.).count == 2 and len(grid.models(gain=1., seed=4)) == 1
+        done = DarkSpots.fits
+        grid.train(gain=1.)
+        assert DarkSpots.fits == done and len(grid.models(gain=1., seed=4)) == 1           # nothing is trained twice, in memory either
 
 
 def test_an_interrupted_training_goes_on(data, tmp_path, monkeypatch):
