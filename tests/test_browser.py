@@ -62,7 +62,7 @@ def jupyterlab(folder):
         stdout=open(folder / "server.log", "wb"), stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: answers(f"{address}/api/status?token={token}"), 40, lambda: (folder / "server.log").read_text()[-2000:])
+        wait_for(lambda: answers(f"{address}/api/status?token={token}"), 120, lambda: (folder / "server.log").read_text()[-2000:])
         yield address, token
     finally:
         os.killpg(server.pid, signal.SIGTERM)
