@@ -1963,6 +1963,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mmad_nb/lab/ablation.py'),
                                       'mmad_nb.lab.ablation.AblationLab.threshold': ( 'lab/ablation.html#ablationlab.threshold',
                                                                                       'mmad_nb/lab/ablation.py'),
+                                      'mmad_nb.lab.ablation.AblationLab.truth': ( 'lab/ablation.html#ablationlab.truth',
+                                                                                  'mmad_nb/lab/ablation.py'),
                                       'mmad_nb.lab.ablation.AblationLab.weights': ( 'lab/ablation.html#ablationlab.weights',
                                                                                     'mmad_nb/lab/ablation.py'),
                                       'mmad_nb.lab.ablation.Judge': ('lab/ablation.html#judge', 'mmad_nb/lab/ablation.py'),

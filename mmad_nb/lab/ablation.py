@@ -589,9 +589,15 @@ def flat(self: AblationLab) -> np.ndarray:
 
 
 @patch(as_prop=True)
+def truth(self: AblationLab) -> np.ndarray:
+    "Which of them are defective."
+    return ~self.evaluator.normal.numpy()
+
+
+@patch(as_prop=True)
 def threshold(self: AblationLab) -> float:
     "The score above which a pixel or point is flagged."
-    return threshold_at_rate(self.flat[self.evaluator.normal.numpy()], self.rate.value)
+    return threshold_at_rate(self.flat[~self.truth], self.rate.value)
 
 
 @patch
@@ -609,7 +615,7 @@ def show_flagged(self: AblationLab):
         self.legend.value = ""
         return
     threshold, i = self.threshold, self.sample.value
-    self.legend.value = flagged_text(self.flat, ~self.evaluator.normal.numpy(), threshold, not self.photos)
+    self.legend.value = flagged_text(self.flat, self.truth, threshold, not self.photos)
     if self.photos:
         self.flagged.value = png_bytes(flagged_picture(self.samples[i].rgb, self.score.numpy(), self.samples[i].mask, threshold))
         described(self.flagged, f"what is found, missed and flagged in vain on sample {self.menu.names[i]}")
