@@ -392,7 +392,7 @@ def metric_label(
     "The name as one says it: image AUROC, AUPRO to 30 %; of clouds object AUROC."
     if clouds: name = name.replace("image", "object").replace("pixel", "point")
     if "@" in name: return name.replace("aupro@", "AUPRO to ") + " %"
-    return " ".join(word if word in ("image", "pixel", "object", "point") else word.upper() for word in name.split("_"))
+    return " ".join(word if word in ("image", "pixel", "object", "point") else word.upper() for word in name.replace("f1", "f1-max").split("_")).replace("MAX", "max")
 
 
 def axis_range(
