@@ -337,7 +337,7 @@ def _arrange(self: AblationLab):
     wrap, titled = W.Layout(flex_flow="row wrap"), lambda title, *parts: W.VBox([W.HTML(f"<b>{title}</b>"), *parts])
     turn = W.Box([self.cloud.plot], layout=W.Layout(width="520px", height="340px" if self.photos else "430px"))
     for part, name in ((turn, "cloud"), (weights, "weights"), (self.color, "color"), (self.rate, "rate")): part.add_class(f"mmad-{name}")
-    flag = W.VBox([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>"), self.legend], layout=W.Layout(max_width="520px"))
+    flag = W.VBox([self.rate, W.HTML("<small>share of the normal points that may be flagged</small>"), self.legend], layout=W.Layout(max_width="400px"))
     cloud = W.VBox([self.color, turn] if self.photos else [self.color, turn, self.bar])
     maps = titled("score of this setting", self.image, self.bar, W.HBox([self.rescale, self.outline]))
     picture = W.HBox([titled("photo", self.photo), maps], layout=wrap) if self.photos else cloud
@@ -672,7 +672,7 @@ def looks_at(self: AblationLab, title: str) -> bool:
 def _opened(self: AblationLab, change=None):
     "What only an open tab needs is computed when it is opened, and while it stays open."
     for title, show in {"curves": self.show_curves, "categories and kinds": self.show_kinds, "two weights": self.show_heat, "threshold": self.show_flagged}.items():
-        if self.looks_at(title) and (change is None or title in self.titles): self._guarded(show) if change is not None else show()
+        if self.looks_at(title): show() if change is None else self._guarded(show)
     if not self.looks_at("two weights"): self.heat.stop()
 
 
