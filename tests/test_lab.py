@@ -599,12 +599,15 @@ def test_the_headline_is_the_mean_of_the_categories():
     lab = AblationLab(Apart(), TWO)
     within = [Evaluator(np.stack([s.mask for s in SAMPLES])).evaluate(lab.result.maps[k:k + 5], lab.result.scores[k:k + 5]) for k in (0, 5)]
     for name, value in lab.result.metrics.items(): assert value == pytest.approx((within[0][name] + within[1][name]) / 2)
+    whole = lambda: lab.evaluator.draws(lab.result.maps, lab.result.scores).whole["pixel_auroc"]
+    assert whole() == pytest.approx(lab.result.metrics["pixel_auroc"], abs=2e-3)
     lab.curve.sweep.result(60)
     x, y = lab.curve.line
     assert np.asarray(y)[50] == pytest.approx(lab.default.metrics[lab.curve.metric.value])
     table, line = lab.table.value, list(y)
     lab.pool.value = True
     pooled = Evaluator(np.stack([s.mask for s in TWO])).evaluate(lab.result.maps, lab.result.scores)
+    assert whole() == pytest.approx(pooled["pixel_auroc"], abs=2e-3)
     assert dict(lab.result.metrics) == dict(pooled) != dict(within[0]) and lab.table.value != table and "one pot" in lab.table.value
     lab.curve.sweep.result(60)
     lab.curve.draw(now=True)
