@@ -687,3 +687,13 @@ def test_a_place_on_the_map_of_two_weights_sets_both():
     lab.heat.sweep.result(120)
     lab.heat.best.click()
     assert lab.weights == pytest.approx(lab.heat.peak())
+
+
+def test_a_row_that_is_kept_while_numbers_are_under_way_has_its_own_numbers(lab, monkeypatch):
+    monkeypatch.setattr("mmad_nb.lab.ablation.asked_by_page", lambda: True)
+    monkeypatch.setattr(lab.newest, "ask", lambda work: None)                # the background has not come to it yet
+    lab.controls["alpha"].value = .1
+    lab.keep.click()
+    row = lab.kept["row 1"]
+    assert row.weights["alpha"] == .1
+    assert dict(row.metrics) == dict(ablate(lab.detector, lab.components, lab.evaluator, **lab.weights).metrics)
