@@ -13,7 +13,7 @@ from mmad_nb.core import DataError
 from mmad_nb.data import Cloud, Sample
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, ablate, cloud_plot, cloud_still, overlay, score_limits, show_components, show_maps, show_sample
-from mmad_nb.lab.ablation import Judge, change_text, metric_table
+from mmad_nb.lab.ablation import Newest, change_text, metric_table
 from mmad_nb.lab.decide import FLAGGED, flagged_colors, flagged_text
 from mmad_nb.lab.figures import metric_label
 from mmad_nb.lab.figures import LimitPanel, widgets_in
@@ -697,3 +697,20 @@ def test_a_row_that_is_kept_while_numbers_are_under_way_has_its_own_numbers(lab,
     row = lab.kept["row 1"]
     assert row.weights["alpha"] == .1
     assert dict(row.metrics) == dict(ablate(lab.detector, lab.components, lab.evaluator, **lab.weights).metrics)
+
+
+def test_of_several_requests_only_the_newest_is_done():
+    newest, done, gate = Newest(), [], threading.Event()
+    def work(name):
+        def run(pause):
+            gate.wait(5)
+            pause()
+            done.append(name)
+        return run
+    for name in "abc": newest.ask(work(name))
+    gate.set(), newest.wait()
+    newest.ask(work("d")), newest.wait()
+    assert done == ["c", "d"]
+    gate.clear()
+    newest.ask(work("e")), newest.stop(), gate.set(), newest.wait()
+    assert done == ["c", "d"]
