@@ -54,6 +54,7 @@ from mmad_nb.lab.picking import PointPicker
 samples = list(MVTec3D(sample_data(), "gear", "test"))
 detector = create_detector("memory_bank", device="cpu").fit([s for s in samples if not s.anomalous])
 parts = detector.components(samples)"""
+ON_A_PAGE = {"lab": 10, "explorer": 5, "picker": 10}        # a browser has sixteen WebGL canvases; an explorer needs three
 KINDS = {"lab": "display(AblationLab(detector, samples, parts))", "explorer": "display(Explorer(detector, (detector, {}), samples, {detector: parts}))",
          "picker": "display(PointPicker(samples[0], detector.fuse(parts)[0]))"}
 
@@ -122,7 +123,7 @@ def displays(count, loops):
     for kind, show in KINDS.items():
         shown = parts = empty = errors = 0
         while shown < count:
-            some = min(4, count - shown)                     # four on a page, then a fresh one
+            some = min(ON_A_PAGE[kind], count - shown)       # then a fresh page
             with busy(loops), page_with([MAKE, *[show] * some], 1400 * some) as (page, run):
                 run()
                 page.wait_for_timeout(3000)
