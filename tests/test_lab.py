@@ -714,3 +714,15 @@ def test_of_several_requests_only_the_newest_is_done():
     gate.clear()
     newest.ask(work("e")), newest.stop(), gate.set(), newest.wait()
     assert done == ["c", "d"]
+
+
+def test_a_closed_lab_computes_nothing_any_more():
+    class Two(Fake):
+        weights = Fake.weights[0], Weight("beta", "β", 1., 0, 2, "strength")
+        def fuse(self, components, alpha=.5, beta=1.): return (1 - alpha) * components["rgb"] + beta * alpha * components["xyz"]
+    lab = AblationLab(Two(), SAMPLES)
+    lab.tabs.selected_index = lab.titles.index("two weights")
+    lab.set(alpha=.2)
+    sweeps, asked = (lab.curve.sweep, lab.heat.sweep), lab.newest.asked
+    lab.close()
+    assert all(sweep.stopped.is_set() for sweep in sweeps) and lab.newest.asked > asked

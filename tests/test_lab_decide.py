@@ -112,6 +112,16 @@ def test_curves_have_the_exact_areas(clouds):
     assert (np.diff(curves["pr"][0]) >= 0).all() and curves["pr"][0][-1] == 1
 
 
+def test_pixels_of_one_score_make_one_step():
+    rng = np.random.default_rng(2)
+    masks = np.zeros((3, 12, 12), bool)
+    masks[0, 2:6, 2:6] = masks[1, 3:5, 3:9] = True
+    maps = torch.from_numpy(np.round(rng.normal(size=masks.shape) + 1.5 * masks))          # a handful of values
+    curves, exact = pixel_curves(Evaluator(masks), maps), evaluate(maps, masks)
+    assert area_below(*curves["roc"], 1) == pytest.approx(exact["pixel_auroc"], abs=1e-6)
+    for limit in (.3, .05): assert area_below(*curves["pro"], limit) == pytest.approx(exact[f"aupro@{round(100 * limit)}"], abs=1e-6)
+
+
 def test_no_curve_where_nothing_is_defective():
     assert pixel_curves(Evaluator(np.zeros((2, 3, 3), bool)), torch.rand(2, 3, 3)) == {} == image_curves(np.array([1., 2]), np.zeros(2, bool))
     view = CurveView()
