@@ -136,6 +136,15 @@ def test_a_thinned_curve_keeps_its_ends_and_its_first_hundredth():
     assert np.interp(.003, thin, y) == pytest.approx(.003 ** .5, rel=.02)
 
 
+def test_precision_and_recall_are_shown_whole_and_the_others_up_to_the_place():
+    view, line = CurveView(), (np.array([0, .5, 1]), np.array([0, .5, 1]))
+    view.show({"now": {"pixel": dict.fromkeys(("pro", "roc", "pr"), line), "image": dict.fromkeys(("roc", "pr"), line)}})
+    view.upto.value = .05
+    assert view.chart.frame.x_range == (0, .05) and "up to 5%" in view.chart.alt
+    view.kind.value = "precision and recall of pixels"
+    assert view.chart.frame.x_range == (0, 1) and "shown whole" in view.message.value
+
+
 def test_the_view_of_clouds_has_no_pro_and_no_pixels():
     names = [name for name, _ in CurveView(clouds=True).kind.options]
     assert names and not any(word in " ".join(names) for word in ("PRO", "pixel", "image"))
