@@ -42,10 +42,11 @@ WATCH = """() => { window.seen = []; let start = 0;
   const note = what => window.seen.push([what, performance.now() - start]);
   document.querySelector('.mmad-map').addEventListener('load', () => requestAnimationFrame(() => note('map')));
   new MutationObserver(() => note('metrics')).observe(document.querySelector('.mmad-metrics'), {childList: true, subtree: true}); }"""
-EMPTY = """() => ({charts: Array.from(document.querySelectorAll('.mmad-chart svg')).map(s => s.querySelectorAll('text').length),
-  plots: Array.from(document.querySelectorAll('.js-plotly-plot')).map(p => p.data ? p.data.length : 0),
-  clouds: Array.from(document.querySelectorAll('.k3d-target, .mmad-cloud')).map(c => c.querySelectorAll('canvas').length),
-  pictures: Array.from(document.querySelectorAll('.widget-image')).map(i => i.naturalWidth)})"""
+EMPTY = """() => { const seen = what => Array.from(document.querySelectorAll(what)).filter(e => e.offsetParent);   // not those of a closed tab
+  return {charts: seen('.mmad-chart').map(c => c.querySelectorAll('svg text').length),
+  plots: seen('.js-plotly-plot').map(p => p.data ? p.data.length : 0),
+  clouds: seen('.mmad-cloud').map(c => c.querySelectorAll('canvas').length),
+  pictures: seen('.widget-image').map(i => i.naturalWidth)}; }"""
 MAKE = """from mmad_nb.data import MVTec3D
 from mmad_nb.detectors import create_detector
 from mmad_nb.forge import sample_data
@@ -54,7 +55,7 @@ from mmad_nb.lab.picking import PointPicker
 samples = list(MVTec3D(sample_data(), "gear", "test"))
 detector = create_detector("memory_bank", device="cpu").fit([s for s in samples if not s.anomalous])
 parts = detector.components(samples)"""
-ON_A_PAGE = {"lab": 10, "explorer": 5, "picker": 10}        # a browser has sixteen WebGL canvases; an explorer needs three
+ON_A_PAGE = {"lab": 5, "explorer": 5, "picker": 10}        # a browser has sixteen WebGL canvases; an explorer needs three
 KINDS = {"lab": "display(AblationLab(detector, samples, parts))", "explorer": "display(Explorer(detector, (detector, {}), samples, {detector: parts}))",
          "picker": "display(PointPicker(samples[0], detector.fuse(parts)[0]))"}
 
@@ -128,9 +129,11 @@ def displays(count, loops):
                 run()
                 page.wait_for_timeout(3000)
                 whole = lambda found: all(n > 0 for values in found.values() for n in values)
-                try: wait_for(lambda: whole(page.evaluate(EMPTY)), 60)
+                start = time.time()
+                try: wait_for(lambda: whole(page.evaluate(EMPTY)), 240)
                 except TimeoutError: print(page.evaluate(EMPTY), page.errors[:3], flush=True)
                 found = page.evaluate(EMPTY)
+                print(f"  {kind}: {some} on a page, whole {time.time() - start:.0f} s after the last cell", flush=True)
                 parts += sum(map(len, found.values()))
                 empty += sum(n == 0 for values in found.values() for n in values)
                 errors += len(page.errors)
