@@ -45,6 +45,7 @@ def test_a_dot_that_can_be_chosen_is_a_button_with_a_name():
     text = chart.html.value
     assert text.count("f.value=g.dataset.number+' '+Date.now()") == 2 and "onclick=" in text and "onkeydown=" in text and "event.key==='Enter'" in text
     assert all(f"'{kind}'" in text for kind in ("input", "change")) and "{{" not in text                   # what ipywidgets 7 and 8 listen to
+    assert "if(c?.dataset.held" in text                                                                    # drawn once more before its pixel arrived: there is no chart around it
     plain = Chart("dots")
     plain.draw(FRAME, dot)
     assert "onclick" not in plain.html.value

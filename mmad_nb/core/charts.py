@@ -103,8 +103,8 @@ TELL = ("const f=this.closest('.mmad-chart').querySelector('.mmad-clicked input'
 # one for all dots: which was clicked, or chosen by the Enter key
 PICK = ("const g=event.target.closest('[data-number]');if(g&&(event.type==='click'||event.key==='Enter')){{this.closest('.mmad-chart').dataset.held=g.dataset.number;"
         + TELL.format(what="g.dataset.number") + "}}").replace("{{", "{").replace("}}", "}")
-# what had the keyboard before the picture was drawn again gets it back, unless it went elsewhere in between
-AGAIN = ("const c=this.closest('.mmad-chart');if(c.dataset.held&&(document.activeElement===document.body||document.activeElement.matches('.jp-Notebook,.jp-Cell')))"
+# what had the keyboard before the picture was drawn again gets it back, unless it went elsewhere in between; nothing if it was drawn once more meanwhile
+AGAIN = ("const c=this.closest('.mmad-chart');if(c?.dataset.held&&(document.activeElement===document.body||document.activeElement.matches('.jp-Notebook,.jp-Cell')))"
          "[...c.querySelectorAll('[data-number]')].find(g=>g.dataset.number===c.dataset.held)?.focus({preventScroll:true});")
 NOTHING = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="      # one pixel that cannot be seen; its arrival calls AGAIN
 WHERE = "(event.clientX-this.getBoundingClientRect().left)/this.getBoundingClientRect().width"   # from 0 at the left edge to 1 at the right one
