@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+pytest.importorskip("nbdev", reason="the site is made with the versions of development, which have nbdev")
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / ".ci"))
 import docs  # noqa: E402
