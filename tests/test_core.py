@@ -162,6 +162,13 @@ def test_a_cache_that_cannot_be_written_computes_with_one_warning(tmp_path, monk
     assert len(said) == 1 and "can only be read" in str(said[0].message)
 
 
+def test_nobody_reads_ahead_where_sockets_would_have_no_room(monkeypatch):
+    monkeypatch.setattr(training.tempfile, "gettempdir", lambda: "/tmp/" + "x" * 80)
+    assert training.readers("/no/such/place") == 0
+    monkeypatch.setattr(training.tempfile, "gettempdir", lambda: "/tmp")
+    assert training.readers("/no/such/place") >= 1
+
+
 @pytest.mark.parametrize("device", ["gpu", "", 3.5, "cuda:99", "meta"])
 def test_devices_that_are_not_here(device):
     with pytest.raises(DataError, match="device"): pick_device(device)
