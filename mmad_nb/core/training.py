@@ -135,7 +135,7 @@ def readers(
     memory: str = "/dev/shm",  # where processes hand tensors to each other
 ) -> int:
     "How many processes should read ahead here: half of the cores, at most 4; none where they cannot hand over what they read."
-    if len(tempfile.gettempdir()) > 70: return 0     # the names of their sockets lie in it, and may have 107 characters: else they wait for ever
+    if len(tempfile.gettempdir()) > 75: return 0     # the names of their sockets lie in it, and may have 107 characters: else they wait for ever
     if os.path.isdir(memory) and shutil.disk_usage(memory).free < 1e9: return 0  # a container with the usual 64 MB
     return min(4, max(1, (os.cpu_count() or 1) // 2))
 
