@@ -612,8 +612,15 @@ def test_the_headline_is_the_mean_of_the_categories():
     lab.curve.sweep.result(60)
     lab.curve.draw(now=True)
     assert list(lab.curve.line[1]) != line
+    with pytest.raises(DataError, match="all samples in one pot"): lab.present()             # rows are compared with each other
+    lab.keep.click()
+    assert len(lab.kept) == 0 and "one pot" in lab.message.value
+    lab.rows.buttons["keep"].click()
+    assert len(lab.kept) == 0 and "one pot" in lab.rows.message.value
     lab.pool.value = False
     assert lab.table.value == table
+    lab.keep.click()
+    assert len(lab.kept) == 1
 
 
 def test_intervals_belong_to_the_present_setting(lab):
@@ -695,7 +702,7 @@ def test_a_row_that_is_kept_while_numbers_are_under_way_has_its_own_numbers(lab,
     lab.controls["alpha"].value = .1
     lab.keep.click()
     row = lab.kept["row 1"]
-    assert row.weights["alpha"] == .1
+    assert row.weights["alpha"] == .1 and row.intervals
     assert dict(row.metrics) == dict(ablate(lab.detector, lab.components, lab.evaluator, **lab.weights).metrics)
 
 

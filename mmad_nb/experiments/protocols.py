@@ -27,7 +27,6 @@ from fastcore.basics import patch
 import mmad_nb
 from ..core.runtime import DataError, content_hash, pick_device, progress, unknown_name, written_beside
 from ..core.widgets import described
-from ..core.widgets import described
 from ..data import AnomalyShapeNet, Eyecandies, MVTec3D, Real3D
 from ..detectors.base import create_detector, load_detector
 from ..scoring.aupro import as_numpy, aupro, is_ragged, region_weights, split_scores
@@ -788,6 +787,5 @@ class StudyPanel:
         how = self.rule.value if self.by.value == "category" else "exact", self.by.value
         self.rule.disabled = self.by.value == "defect"              # kinds of defects are measured by the exact rule
         self.picture.value = figure_png(study_bars(self.study, self.metric.value, *how))
-        described(self.picture, f"bars of {self.metric.value} by {self.by.value}; the numbers stand in the table below")
         described(self.picture, f"bars of {self.metric.value} by {self.by.value}; the numbers stand in the table below")
         self.text.value = f"<pre>{self.study.table([self.metric.value], *how)}</pre>"

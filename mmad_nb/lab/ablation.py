@@ -17,18 +17,18 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError, png_bytes, unknown_name
-from ..core.charts import DOWN, THEME, UP, color_bar
+from ..core.charts import DOWN, THEME, UP, color_bar, marked
 from ..core.widgets import described
 from ..data import Cloud, Sample
 from .decide import CurveView, Decision, SampleMenu, flagged_colors, flagged_picture, flagged_text, image_curves, kinds_html, pixel_curves
-from .figures import (close_with, cloud_plot, cloud_points, draw_cloud, front_view, marked, metric_label, overlay, packed, point_scores,
+from .figures import (close_with, cloud_plot, cloud_points, draw_cloud, front_view, metric_label, overlay, packed, point_scores,
                                  score_limits, show_panel, weakly, wide)
 from .kept import KeptSettings, KeptTable, code_html, code_of
 from .sweeps import HeatMap, SweepCurve, some_of
 from ..scoring.evaluator import Evaluator
-from ..scoring.groups import GroupEvaluator, kinds, own_way
+from ..scoring.groups import GroupEvaluator, kinds
 from ..scoring.intervals import Bootstrap
-from ..scoring.sweep import Stopped
+from ..scoring.sweep import Stopped, gently
 from ..scoring.thresholds import threshold_at_rate
 
 # %% auto #0
@@ -175,11 +175,11 @@ class Judge(Evaluator):
     def evaluate(self, maps, scores=None, mode="exact", fuse=None, **weights):
         "As `Evaluator.evaluate`."
         if self.pooled: return super().evaluate(maps, scores, mode, fuse, **weights)
-        return own_way(self.within, self.threads, self.pause).evaluate(maps, scores, mode, fuse, **weights).mean
+        return gently(self.within, self.pause, self.threads).evaluate(maps, scores, mode, fuse, **weights).mean
 
     def draws(self, maps, scores):  # Draws
         "The metrics of resampled test sets, whose middle 95 % are an interval; drawn within each category."
-        return own_way(self.bootstrap, self.threads, self.pause).of(maps, np.asarray(scores), within=not self.pooled)
+        return gently(self.bootstrap, self.pause, self.threads).of(maps, np.asarray(scores), within=not self.pooled)
 
 
 # %% ../../nbs/lab/05_ablation.ipynb #d860904f
@@ -321,7 +321,7 @@ def _pictures(self: AblationLab):
     self.heat = HeatMap(self.detector, self.components, judge, names, weakly(self._moved_to), turns=self.curve.turns)
     self.curves = CurveView(not self.photos)
     self.kept = KeptSettings(self.detector, self.samples, self.others or None)
-    self.rows = KeptTable(self.kept, self.present, self._put)
+    self.rows = KeptTable(self.kept, self.present, self._moved_to)
     self.curve.best.on_click(weakly(self._pressed))
     self.image.add_class("mmad-map")
     self.table.add_class("mmad-metrics")
@@ -453,7 +453,7 @@ def renew(self: AblationLab, pause=None):
     "Everything that is said of all samples; `pause` raises when it is no longer wanted. Intervals come last."
     try:
         with self.curve.turns:                                  # the sweeps wait
-            worker = own_way(self.evaluator, self.evaluator.threads, pause or (lambda: None))
+            worker = gently(self.evaluator, pause or (lambda: None), self.evaluator.threads)
             result = ablate(self.detector, self.components, worker, **self.weights)
             result.metrics
             worker.pause()
@@ -471,8 +471,8 @@ def renew(self: AblationLab, pause=None):
 def draw_intervals(self: AblationLab, worker=None):
     "Resample the test set: intervals of the metrics, and of their difference from the default weights."
     worker, result = worker or self.evaluator, self.result
-    if self.default.weights == result.weights: self.default_draws = now = worker.draws(result.maps, result.scores)
-    else: now = worker.draws(result.maps, result.scores)
+    now = worker.draws(result.maps, result.scores)
+    if self.default.weights == result.weights: self.default_draws = now
     self.intervals, self.changes = now.interval(), (now - self.default_draws).interval()
     if self.evaluator.fewest < 2:                               # a sample that is drawn again and again has no spread
         self.intervals = self.changes = dict.fromkeys(result.metrics, (float("nan"),) * 2)
@@ -496,7 +496,7 @@ def judge_again(self: AblationLab):
 
 @patch
 def _moved_to(self: AblationLab, weights: dict):
-    "A place on the curve or on the map of two weights: move them there."
+    "A place on the curve or on the map of two weights, or a kept row: move the weights there."
     self.set(**weights)
 
 
@@ -627,8 +627,7 @@ def show_numbers(self: AblationLab):
     self.decision.show(np.asarray(self.result.scores), self.sample.value, self._report_scores())
     self._decided()
     if self.color.value == "flagged": self.show_cloud()
-    self.show_flagged()
-    self.code = code_of(self, self.weights, self.given)
+    self.code = code_of(self, self.result.weights, self.given)
     self.code_box.value = code_html(self.code)
     self.show_table()
     self.show_curve()
@@ -640,7 +639,7 @@ def _report_scores(self: AblationLab):
     "What the other samples say to this setting; None if there are none."
     self.reported = None
     if self.report is None: return None
-    other = ablate(self.detector, *self.report, **self.weights)
+    other = ablate(self.detector, *self.report, **self.result.weights)
     self.reported = other.metrics
     return np.asarray(other.scores)
 
@@ -659,7 +658,7 @@ def show_table(self: AblationLab):
 @patch
 def show_curve(self: AblationLab):
     "The metric over the weight, and where we stand on it."
-    self.curve.show(self.weights, self.result.metrics)
+    self.curve.show(self.result.weights, self.result.metrics)
 
 # %% ../../nbs/lab/05_ablation.ipynb #5a0e0020
 @patch
@@ -671,8 +670,9 @@ def looks_at(self: AblationLab, title: str) -> bool:
 @patch
 def _opened(self: AblationLab, change=None):
     "What only an open tab needs is computed when it is opened, and while it stays open."
-    for title, show in {"curves": self.show_curves, "categories and kinds": self.show_kinds, "two weights": self.show_heat, "threshold": self.show_flagged}.items():
+    for title, show in {"curves": self.show_curves, "categories and kinds": self.show_kinds, "two weights": self.show_heat}.items():
         if self.looks_at(title): show() if change is None else self._guarded(show)
+    self.show_flagged()                                         # sees itself whether anybody looks
     if not self.looks_at("two weights"): self.heat.stop()
 
 
@@ -715,7 +715,7 @@ def show_kinds(self: AblationLab):
 @patch
 def show_heat(self: AblationLab):
     "The metric over two weights."
-    self.heat.show(self.weights, self.result.metrics)
+    self.heat.show(self.result.weights, self.result.metrics)
 
 # %% ../../nbs/lab/05_ablation.ipynb #94bb2986
 @patch
@@ -740,15 +740,11 @@ def reset(self: AblationLab):
 
 @patch
 def present(self: AblationLab) -> tuple:  # weights, metrics, those of `report`, intervals
-    "What a kept row holds."
-    if self.result.weights != self.weights: self.renew()          # the page may still be computing
+    "What a kept row holds: numbers that can be compared with those of other rows."
+    if self.evaluator.several and self.evaluator.pooled:
+        raise DataError("keep", "metrics of all samples in one pot", "the mean of the categories, as in all rows", "Choose it in the menu 'metrics'.")
+    if self.result.weights != self.weights or not self.intervals: self.renew()     # the page may still be computing
     return dict(self.weights), self.result.metrics, self.reported, self.intervals
-
-
-@patch
-def _put(self: AblationLab, weights: dict):
-    "A kept row was chosen."
-    self.set(**weights)
 
 
 @patch

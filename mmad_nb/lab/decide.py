@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 import torch
 
-from ..core import DataError, png_bytes, unknown_name
+from ..core import DataError, png_bytes
 from ..core.charts import LINES, TEXT, Chart, Frame, dot_svg, line_svg
 from ..core.widgets import described
 from ..data import Cloud

@@ -18,9 +18,9 @@ from fastcore.basics import patch
 from ..core import DataError, png_bytes, unknown_name
 from ..core.widgets import described
 from ..data import Cloud
-from ..core.charts import color_bar
+from ..core.charts import DOWN, THEME, UP, color_bar, marked
 from .ablation import LiveCloud, as_list, check_detector, check_weights, masks_of
-from .figures import (DOWN, THEME, UP, close_with, colored, draw_cloud, marked, metric_label, overlay,
+from .figures import (close_with, colored, draw_cloud, metric_label, overlay,
                                  score_limits, show_panel, weakly, wide)
 from ..scoring.evaluator import Evaluator
 from ..scoring.groups import GroupEvaluator

@@ -15,8 +15,7 @@ from itertools import cycle
 import numpy as np
 
 from ..core import DataError, described, png_bytes, unknown_name
-from ..core.charts import (AGAIN, DEFECT, DOWN, FAINT, LINES, TELL, TEXT, THEME, UP, WHERE, Chart, Frame, axis_ticks,
-                                 band_svg, color_bar, dot_svg, frame_svg, line_svg, marked, outline, titled)
+from ..core.charts import DEFECT, LINES, TEXT, Chart, Frame, band_svg, color_bar, line_svg, marked, outline, titled
 from ..data import Cloud, Sample
 
 # %% auto #0

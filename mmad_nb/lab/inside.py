@@ -12,9 +12,9 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError, described, png_bytes
-from ..core.charts import color_bar, titled
+from ..core.charts import LINES, color_bar, titled
 from ..features.image import ImageEncoder, pca_colours, similarity
-from .figures import LINES, palette
+from .figures import palette
 
 # %% auto #0
 __all__ = ['token_colours', 'attention', 'attention_map', 'reach', 'embed', 'project', 'scatter_figure', 'scatter_still',

@@ -12,12 +12,10 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import DataError, png_bytes
-from ..core.charts import NOTHING
+from ..core.charts import DEFECT, DOWN, NOTHING, THEME, color_bar, marked
 from ..core.widgets import described
 from ..data import Cloud, Sample
-from ..core.charts import color_bar
-from .figures import (DEFECT, DOWN, THEME, close_with, draw_cloud, front_view, marked, overlay, point_scores,
-                                 score_limits, show_panel, weakly)
+from .figures import close_with, draw_cloud, front_view, overlay, point_scores, score_limits, show_panel, weakly
 
 # %% auto #0
 __all__ = ['CLICKS', 'thinned', 'some_points', 'scene', 'point_figure', 'crossed', 'Picked', 'PointPicker']

@@ -15,10 +15,9 @@ import torch
 from fastcore.basics import patch
 
 from ..core import DataError, described, png_bytes
-from ..core.charts import share_of
+from ..core.charts import DOWN, LINES, TEXT, THEME, Chart, Frame, axis_ticks, band_svg, dot_svg, line_svg, share_of
 from ..detectors.base import weight_control
-from .figures import (DOWN, LINES, TEXT, THEME, Chart, Frame, axis_range, axis_ticks, band_svg, close_with, dot_svg, line_svg, metric_label,
-                                 overlay, palette, score_limits, show_panel, weakly, wide)
+from .figures import axis_range, close_with, metric_label, overlay, palette, score_limits, show_panel, weakly, wide
 from ..scoring.evaluator import Evaluator, asked
 from ..scoring.sweep import Sweep, Turns, coarse_to_fine, gently
 

@@ -5,7 +5,6 @@
 # %% ../../nbs/scoring/06_groups.ipynb #d6bd5af8
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Sequence
 
@@ -17,9 +16,10 @@ from ..core.runtime import DataError
 from .aupro import check_mode
 from .evaluate import LIMITS, Metrics, auroc, per_image
 from .evaluator import Evaluator, share_out
+from .sweep import gently
 
 # %% auto #0
-__all__ = ['strips_svg', 'escaped', 'places_of', 'Grouped', 'GroupEvaluator', 'own_way', 'kinds', 'two_categories', 'GroupPanel']
+__all__ = ['strips_svg', 'escaped', 'places_of', 'Grouped', 'GroupEvaluator', 'kinds', 'two_categories', 'GroupPanel']
 
 # %% ../../nbs/scoring/06_groups.ipynb #9dbcdd68
 def strips_svg(
@@ -134,17 +134,6 @@ class GroupEvaluator:
         self.threads, self.pause = self.whole.threads, self.whole.pause      # as `Evaluator` has them, for `gently`
 
 
-def own_way(
-    evaluator: Evaluator,
-    threads: int,       # on how many cores
-    pause,              # called before each piece of work
-) -> Evaluator:         # shares all that was prepared
-    "The same evaluator, at another pace."
-    other = copy.copy(evaluator)
-    other.threads, other.pause = threads, pause
-    return other
-
-
 @patch
 def evaluate(self: GroupEvaluator,
     maps,             # (N,H,W) scores, numpy or torch; of clouds a list of N (n,); or, with `fuse`, components
@@ -155,14 +144,14 @@ def evaluate(self: GroupEvaluator,
 ) -> Grouped:
     "All metrics of these maps, or of what these weights make of the components, within each group."
     check_mode(mode)
-    whole = own_way(self.whole, self.threads, self.pause)
+    whole = gently(self.whole, self.pause, self.threads)
     fused, numbers = whole.fused_and_scored(maps, scores, fuse, **weights)
 
     def judged(name):
         "The metrics of one group; its maps are copied, because counting brings them into another order."
         places = self.places[name]
         some = [fused[i] for i in places] if self.whole.sizes else fused[torch.from_numpy(places).to(fused.device)]
-        return own_way(self.within[name], 1, self.pause).metrics_of(some, numbers[places], mode)
+        return gently(self.within[name], self.pause).metrics_of(some, numbers[places], mode)
 
     on_gpu = not isinstance(fused, list) and fused.device.type != "cpu"
     groups = dict(zip(self.places, share_out(judged, list(self.places), 1 if on_gpu else self.threads)))

@@ -16,7 +16,8 @@ from ..core.runtime import DataError
 from .aupro import limit_name
 from .evaluate import LIMITS, Metrics
 from .evaluator import Buckets, Evaluator, choose_buckets
-from .groups import own_way, places_of
+from .groups import places_of
+from .sweep import gently
 
 # %% auto #0
 __all__ = ['resamples', 'from_bins', 'area_from_bins', 'Bins', 'choose_bins', 'Draws', 'Bootstrap', 'IntervalPanel']
@@ -171,7 +172,7 @@ def histograms(self: Bootstrap,
         number = bins.number(torch.cat(some) if self.whole.sizes else some)
         everything[images] = torch.bincount(row * bins.count + number, minlength=len(some) * bins.count).view(len(some), -1).float()
 
-    own_way(self.whole, self.threads, self.pause).per_block(work, flat.device)
+    gently(self.whole, self.pause, self.threads).per_block(work, flat.device)
     places = torch.from_numpy(self.whole.places).to(flat.device)
     cell = self.image_of.to(flat.device) * bins.count + bins.number(flat[places])
     weigh = lambda w: torch.bincount(cell, w, minlength=everything.numel()).view(everything.shape).float()
@@ -212,7 +213,7 @@ def of(self: Bootstrap,
 ) -> Draws:
     "The metrics of all resampled test sets. AUPRO is the exact one up to the width of a bin."
     if within and self.places is None: raise DataError("within", "no groups", "groups given to Bootstrap", "Bootstrap(masks, groups=...)")
-    whole = own_way(self.whole, self.threads, self.pause)
+    whole = gently(self.whole, self.pause, self.threads)
     fused, scores = whole.fused_and_scored(maps, scores, fuse, **weights)
     pixels, scores = self.histograms(fused), torch.from_numpy(np.asarray(scores, float))
     if not self.whole.sizes: self.whole.spare["room"] = fused

@@ -56,12 +56,13 @@ def coarse_to_fine(
 
 # %% ../../nbs/scoring/05_sweep.ipynb #a3563f5a
 def gently(
-    evaluator: Evaluator,
+    evaluator: Evaluator,  # or anything else with `threads` and `pause`
     pause,           # function without arguments; may take its time, and may raise to give up
+    threads: int = 1,  # on how many cores
 ) -> Evaluator:      # another one that shares all that was prepared
     "The same for work in the background: on one core, with a call of `pause` before each piece of work."
     other = copy.copy(evaluator)
-    other.threads, other.pause = 1, pause
+    other.threads, other.pause = threads, pause
     return other
 
 
