@@ -48,7 +48,7 @@ def share_of(value, limits: tuple, log: bool = False):
     if not log: return (value - low) / (high - low)
     return np.log(np.where(value > 0, value, np.nan) / low) / np.log(high / low)
 
-
+# %% ../../nbs/core/04_charts.ipynb #58ce5505
 def value_at(share: float, limits: tuple, log: bool = False) -> float:
     "The value that lies there: the inverse of `share_of`."
     low, high = limits
@@ -77,7 +77,7 @@ class Frame:
     def x(self, value): return self.left + share_of(value, self.x_range, self.x_log) * (self.width - self.left - self.right)
     def y(self, value): return self.height - 40 - share_of(value, self.y_range, self.y_log) * (self.height - 50)
 
-
+# %% ../../nbs/core/04_charts.ipynb #f1bc73f6
 TEXT, FAINT = "var(--jp-ui-font-color1, #222)", "var(--jp-border-color1, #bbb)"   # of JupyterLab's theme; elsewhere dark on light
 
 
@@ -123,7 +123,7 @@ def band_svg(frame: Frame, x, low, high, color: str) -> str:
     edge = [f"{a:.1f} {b:.1f}" for a, b, _ in known] + [f"{a:.1f} {c:.1f}" for a, _, c in known[::-1]]
     return f"<path d='M{'L'.join(edge)}Z' fill='{color}' fill-opacity='.2'/>" if edge else ""
 
-
+# %% ../../nbs/core/04_charts.ipynb #f0afbee6
 def dot_svg(
     frame: Frame,
     x: float,
@@ -141,7 +141,7 @@ def dot_svg(
     edge = f"stroke='{TEXT}' stroke-width='{3 if thick else .5}'"
     return f"<g {act}>{shape} fill='{color}' fill-opacity='.8' {edge}/><title>{escape(label)}</title></g>"
 
-
+# %% ../../nbs/core/04_charts.ipynb #bcf02537
 class Chart:
     "An SVG picture in a widget; `chosen` is called with the number of a dot, `pointed` with a place on the x axis, `placed` with one in the plane."
     def __init__(self,
@@ -199,7 +199,7 @@ def color_bar(
     return (f"<div {room}><div style='height:8px;background:linear-gradient(to right,{colors})'></div>"
             f"<div style='display:flex;justify-content:space-between'><span>{low:.3g}</span><span>{escape(title)}{told}</span><span>{high:.3g}</span></div></div>")
 
-
+# %% ../../nbs/core/04_charts.ipynb #1f0f2d89
 def title_row(
     titles,           # one for each part of a picture, from left to right
     width: int,       # of the picture, pixels

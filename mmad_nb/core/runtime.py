@@ -129,7 +129,7 @@ def _sweep(folder):
         if left.is_dir(): shutil.rmtree(left, ignore_errors=True)
         else: left.unlink(missing_ok=True)
 
-
+# %% ../../nbs/core/01_runtime.ipynb #e48ea393
 def _swap(new, path):
     "Put `new` under the name `path`; an old folder of that name is moved aside first and removed last."
     if not path.is_dir(): return os.replace(new, path)
@@ -146,7 +146,7 @@ NOT_WRITABLE = {errno.EROFS: "a disk that can only be read", errno.EACCES: "no p
                 errno.EPERM: "no permission to write here", errno.ENOTDIR: "a file where a folder is needed",
                 errno.EEXIST: "a file where a folder is needed", errno.ENAMETOOLONG: "a name that is too long"}
 
-
+# %% ../../nbs/core/01_runtime.ipynb #b86096f8
 @contextmanager
 def written_beside(
     path,  # final name of the file or folder
@@ -221,7 +221,7 @@ def write_tensors(
     with written_beside(path) as beside:
         beside.write_bytes(save(tensors, {**(notes or {}), "checksum": _checksum(tensors, notes or {})}))
 
-
+# %% ../../nbs/core/01_runtime.ipynb #6020b6f8
 def _tensor(dtype, shape, data):
     "A tensor of its own memory from the bytes of a file."
     import torch

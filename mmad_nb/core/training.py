@@ -46,7 +46,7 @@ def share_of(
     if accelerator is None: return list(batch)
     return list(batch[accelerator.process_index::accelerator.num_processes])
 
-
+# %% ../../nbs/core/02_training.ipynb #0d6ed257
 def step(
     parameters: list,      # tensors to be learned, the same on each process
     optimizer,             # a torch optimiser over them
@@ -181,7 +181,7 @@ def _begun(checkpoint, modules, optimizer, settings, epochs):
                         "Ask for more passes, or name another checkpoint file.")
     return state
 
-
+# %% ../../nbs/core/02_training.ipynb #b664e2a0
 def train(
     modules: dict,               # {name: torch module}: all of their parameters that require a gradient are learned
     items: Sequence,             # the training items, anything that `loss` understands

@@ -68,6 +68,8 @@ globalThis.mmadNames = new MutationObserver(records => {
 globalThis.mmadNames.observe(document.body, {childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'aria-valuetext']});
 names(document.body);
 """
+
+# %% ../../nbs/core/03_widgets.ipynb #00ea784c
 _made = []
 
 

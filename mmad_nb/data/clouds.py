@@ -45,7 +45,7 @@ def _header_lines(data):
 # %% ../../nbs/data/05_clouds.ipynb #f1423978
 TYPES = {"F": ("f", "48"), "I": ("i", "1248"), "U": ("u", "1248")}         # letter -> NumPy's letter, sizes in bytes
 
-
+# %% ../../nbs/data/05_clouds.ipynb #bbfc166b
 def pcd_header(
     path,         # PCD file
     data: bytes,  # its first bytes, the header at least
@@ -138,7 +138,7 @@ def near_origin(
     check_coordinates(low, high, np.float32, where)
     return points.astype(np.float32)
 
-
+# %% ../../nbs/data/05_clouds.ipynb #4ce7e314
 @dataclass(frozen=True, eq=False)
 class CloudTable:
     "The content of a PCD or PLY file: columns with one row for each point."
@@ -216,7 +216,7 @@ def text_table(
     stops = np.cumsum([count for _, count in dtypes])
     return [whole_numbers(table[:, stop - count:stop], dtype) for (dtype, count), stop in zip(dtypes, stops)]
 
-
+# %% ../../nbs/data/05_clouds.ipynb #eb85965a
 def _columns(header, data):
     "One array per field, whatever the encoding."
     n, dtypes, body = header["points"], header["dtypes"], data[header["start"]:]
@@ -239,7 +239,7 @@ def _columns(header, data):
         start += n * count * dtype.itemsize
     return columns
 
-
+# %% ../../nbs/data/05_clouds.ipynb #396f7643
 def _named(names, columns):
     "Columns under their names in small letters, without padding; ValueError where two have one name."
     fields = {}
@@ -271,7 +271,7 @@ PLY_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": 
              "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
              "float32": "f4", "float64": "f8"}
 
-
+# %% ../../nbs/data/05_clouds.ipynb #0a863357
 def ply_header(
     path,          # PLY file
     data: bytes,   # its content
@@ -296,7 +296,7 @@ def ply_header(
             case _: raise DataError(path, f"{' '.join(words)[:60]!r} in the header", "format, elements, properties and "
                                     "end_header of a PLY file", "The file is broken or no PLY: export it again.")
 
-
+# %% ../../nbs/data/05_clouds.ipynb #2680f8e4
 def walk(
     rows: int,         # number of rows
     properties: list,  # of one element, as in ply_header
@@ -326,7 +326,7 @@ def _from_text(elements, lines):
         columns = walk(rows, properties, lambda kind, count: [next(words) for _ in range(count)])
         return [whole_numbers(column, dtype) for column, (dtype, _) in zip(columns, single)]
 
-
+# %% ../../nbs/data/05_clouds.ipynb #5e381b01
 def _from_bytes(elements, body, order):
     "The columns of `vertex` in a binary file of this byte order."
     at = 0
@@ -348,7 +348,7 @@ def _from_bytes(elements, body, order):
             columns, at = [table[str(i)] for i in range(len(single))], at + rows * row.itemsize
         if name == "vertex": return [column.astype(dtype.newbyteorder("=")) for column, dtype in zip(columns, single)]
 
-
+# %% ../../nbs/data/05_clouds.ipynb #32145143
 def read_ply(
     path,         # PLY file: ascii or binary of either byte order; faces and other elements are skipped
 ) -> CloudTable:  # columns of its element `vertex`
@@ -372,7 +372,7 @@ def read_ply(
                             "The file is broken or not whole: copy or download it again.") from error
     return _open(path, read, "a PLY file")
 
-
+# %% ../../nbs/data/05_clouds.ipynb #1d995771
 def read_table(
     path,         # PCD or PLY file, whatever its ending
 ) -> CloudTable:
@@ -450,7 +450,7 @@ def unit_normals(
     if np.isfinite(length).all() and (length > 0).all(): return (normals / length).astype(np.float32)
     warnings.warn(f"{where}: some normals are zero or no numbers; none is used.")
 
-
+# %% ../../nbs/data/05_clouds.ipynb #8b621b10
 def read_cloud(
     pcd,        # path of the cloud, PCD or PLY
     gt=None,    # path of its labels; None for a good cloud
@@ -470,7 +470,7 @@ def read_cloud(
                       f"{Path(gt).name} has {len(points)} rows; the rows are used.")
     return Cloud(points, labels=labels, **about)
 
-
+# %% ../../nbs/data/05_clouds.ipynb #1f7f3153
 def point_count(
     path,       # PCD or PLY file
 ) -> int:
@@ -511,7 +511,7 @@ class Clouds(CaptureFolders):
     def _read(self, entry):
         return read_cloud(**entry.files, category=entry.category, defect=entry.defect, id=entry.id)
 
-
+# %% ../../nbs/data/05_clouds.ipynb #aa7e1c1c
 def is_template(
     stem: str,      # name of a cloud
     category: str,  # of the cloud

@@ -55,7 +55,7 @@ def file_bytes(
         raise DataError(path, f"a file that cannot be opened ({error.strerror})", expected,
                         "Check its permissions, and whether the disk is still there.") from error
 
-
+# %% ../../nbs/data/03_datasets.ipynb #df4d8616
 def _open(path, read, expected):
     "`read(its bytes)`, or a DataError that names the file."
     data = file_bytes(path, expected)
@@ -90,7 +90,7 @@ def png_bits(
     if there < needed: raise ValueError(f"{there} of {needed} bytes of pixels")
     return bits
 
-
+# %% ../../nbs/data/03_datasets.ipynb #bb1b8683
 def _picture(data, path):
     "A PNG or JPEG as a Pillow picture, all of it there, and the bits of its channels."
     from PIL import Image
@@ -131,7 +131,7 @@ def rounding(
     side = float((high - low).max())
     return float(np.spacing(np.dtype(dtype).type(reach))) / side if side > 0 else 0.0
 
-
+# %% ../../nbs/data/03_datasets.ipynb #663d1afb
 def check_coordinates(
     low: np.ndarray,         # (3,) smallest coordinates
     high: np.ndarray,        # (3,) largest
@@ -183,7 +183,7 @@ def unpacked(
     if compression == LZMA: return lzma.LZMADecompressor(memlimit=2**28).decompress(strip, most)
     return strip[:most]
 
-
+# %% ../../nbs/data/03_datasets.ipynb #4e43bae1
 def tiff_page(
     page,             # a page of tifffile
     data: bytes,      # the whole file
@@ -211,7 +211,7 @@ def tiff_page(
     if page.is_tiled: return page.asarray()
     return np.frombuffer(b"".join(strips), page.dtype.newbyteorder(page.parent.byteorder)).reshape(page.shape)
 
-
+# %% ../../nbs/data/03_datasets.ipynb #59711e7c
 def _tiff(data, path):
     "The pages of a TIFF, side by side if they are several."
     import tifffile
@@ -381,7 +381,7 @@ def by_stem(
         found[path.stem] = path
     return found
 
-
+# %% ../../nbs/data/03_datasets.ipynb #9f7b3276
 class CaptureFolders(Captures):
     "Captures in ROOT/CATEGORY/SPLIT. A subclass says how to `_list` one such folder."
     splits = {"train": "train", "validation": "validation", "test": "test"}  # name -> folder
@@ -439,7 +439,7 @@ ENDINGS = {"rgb": (".png", ".jpg", ".jpeg"), "xyz": (".tiff", ".tif"), "gt": (".
 OTHER_ENDINGS = (".bmp .gif .webp .jp2 .exr .hdr .dng .raw .npy .npz .mat .ply .pcd .asc .obj .stl .csv .zip .gz "
                  ".tif .tiff .jpg .jpeg .png").split()                     # of captures that we do not read there
 
-
+# %% ../../nbs/data/03_datasets.ipynb #cef7a23a
 def capture_files(
     folder: Path,  # such as bagel/test/hole; "good" as its name means that no masks are needed
 ):                 # yields (stem, {"rgb": Path, "xyz": Path, "gt": Path})
@@ -473,7 +473,7 @@ def check_flag(
     if not isinstance(value, (bool, np.bool_)):
         raise DataError(name, repr(value), "True or False", "Texts and numbers are not taken for a switch.")
 
-
+# %% ../../nbs/data/03_datasets.ipynb #75e51253
 class MVTec3D(CaptureFolders):
     "MVTec 3D-AD, or any data set in its layout."
     def __init__(self,

@@ -38,7 +38,7 @@ def read_yaml(
         return values
     return _open(path, read, expected)
 
-
+# %% ../../nbs/data/04_eyecandies.ipynb #b275b3ef
 def read_grey16(
     path,        # 16-bit PNG
 ) -> np.ndarray: # (H,W) whole numbers from 0 to 65535

@@ -113,7 +113,7 @@ def need_body(
         raise DataError(where, f"{len(points)} points that all lie {EXTENT[found]}", "a cloud that extends in three directions",
                         "Is a coordinate missing, or was nearly everything removed as background?")
 
-
+# %% ../../nbs/data/07_neighbours.ipynb #bf1d8557
 def with_normals(
     cloud: Cloud,                          # any cloud; one that has normals, not all of length 0, is given back as it is
     k: int = 16,                           # neighbours, the point itself included

@@ -96,7 +96,7 @@ def frame_split(
     first, second = round(0.4 * len(frames)), round(0.6 * len(frames))
     return dict(zip(SPLITS, (frames[:first], frames[first:second], frames[second:])))
 
-
+# %% ../../nbs/data/06_roads.ipynb #9f4c5534
 def road_frames(
     root,           # folder that holds dataset1, dataset2, dataset3, or some of them
 ) -> dict:          # name of a data set -> list of its frames, each {"rgb": Path, "disparity": Path, "label": Path}
@@ -126,7 +126,7 @@ class Crop(Entry):
     "Where a crop lies in its frame."
     corner: tuple = (0, 0)  # row and column of its first pixel
 
-
+# %% ../../nbs/data/06_roads.ipynb #16f0fc17
 class Roads(Captures):
     "Crops of real road frames; `good` without a pothole. The unit of the positions is arbitrary, see road_xyz."
     def __init__(self,
@@ -201,7 +201,7 @@ def crop_picture(
     every = -(-mask.shape[1] // 600)
     return (picture[::every, ::every] * 255).astype(np.uint8)
 
-
+# %% ../../nbs/data/06_roads.ipynb #0dd60d7a
 class RoadPanel:
     "Sliders for the frame and the side of a crop, and what becomes of the frame."
     def __init__(self,

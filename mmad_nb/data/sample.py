@@ -22,7 +22,7 @@ def _form(value):
     "Type and shape of `value` for a message, such as float64(4, 5)."
     return f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
-
+# %% ../../nbs/data/01_sample.ipynb #2035d71a
 @dataclass(frozen=True, eq=False, repr=False)
 class Sample:
     "One organised RGB-3D capture: colour and position of the same pixels."

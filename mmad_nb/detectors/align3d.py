@@ -51,7 +51,7 @@ RELEASE_SETTINGS = {  # training class: what the release sets for it: weight of 
     "carrot": (1., .01, .5, .5), "cookie": (.1, .05, 0., .5), "dowel": (1., .1, 0., 0.),
     "Confetto": (1., .5, .5, .5), "LicoriceSandwich": (.01, .8, .5, 1.), "PeppermintCandy": (.01, .2, .5, .5)}
 
-
+# %% ../../nbs/detectors/11_align3d.ipynb #de8fde4a
 @register("align3d")
 class Align3D(PointAD):
     "Grey renders, read as they are and as if they were in colour, each with learned sentences of its own."
@@ -160,7 +160,7 @@ def maps_of(self: Align3D, vectors, capture, features: ViewFeatures) -> dict:
     names = {"points": "{}", "near": "{}_near", "view": "{}_view"}
     return {names[key].format(name): values for name, maps in said.items() for key, values in maps.items()}
 
-
+# %% ../../nbs/detectors/11_align3d.ipynb #de63e884
 @patch
 def combine(self: Align3D, components, share, whole, blur):
     "Both maps by share, blurred."

@@ -57,7 +57,7 @@ class Weight:
         "Whether the component that it needs is missing."
         return bool(components and self.needs) and self.needs not in components
 
-
+# %% ../../nbs/detectors/01_base.ipynb #8f3bdffe
 def _is_number(value):
     "Whether a value counts as a number: no text, no True."
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
@@ -327,7 +327,7 @@ def gathered(
     return Components({key: torch.cat(values) for key, values in maps.items()}, torch.cat(valid), ids, provenance,
                       [len(v) for v in valid])
 
-
+# %% ../../nbs/detectors/01_base.ipynb #3dcb2e89
 @patch
 def stream(self: Detector, reading, cache=None):
     "Pairs (capture, features), a few captures at a time; without encoders the features are None."
@@ -376,7 +376,7 @@ def fuse(self: Detector,
     values = {name: weight.check(weights.get(name, weight.default)) for name, weight in known.items()}
     return components.apart(self.combine(components, **values))
 
-
+# %% ../../nbs/detectors/01_base.ipynb #261c74d4
 @patch
 def image_scores(self: Detector,
     maps,             # (N,H,W) fused maps; of clouds a list of (n,)
@@ -413,7 +413,7 @@ def register(
         return cls
     return enter
 
-
+# %% ../../nbs/detectors/01_base.ipynb #525065c9
 def list_detectors() -> list:
     "The names of all detectors."
     return sorted(DETECTORS)
@@ -599,7 +599,7 @@ class WeightPanel:
         self.scale.value = color_bar(0, max(self.top, 1e-12), "score", width=256, values=(low, high)) + f"<div style='line-height:1.3'><b>{self.note}</b></div>"
         described(self.picture, f"fused map of {name}: {low:.3g} to {high:.3g}, white at {self.top:.3g}; {self.note}")
 
-
+# %% ../../nbs/detectors/01_base.ipynb #fd5acc16
 def fused_picture(
     values: torch.Tensor,             # (H,W) a fused map, >= 0
     top: float,                       # the value that is painted white

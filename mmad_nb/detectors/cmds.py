@@ -121,7 +121,7 @@ class CosineAdamW(torch.optim.AdamW):
         for group in self.param_groups: group["lr"] = self.rate()
         return super().step(closure)
 
-
+# %% ../../nbs/detectors/07_cmds.ipynb #496346df
 RELEASE_STEPS = {1: 3000, 2: 1500, 4: 750}  # samples -> steps
 
 
@@ -139,7 +139,7 @@ PARTS = {"tiny": ("tiny_vit", "tiny_normals", "tiny_diffusion"),
 RELEASE_BLUR = ((3, 5), (5, 3))  # for some categories the release takes smaller boxes than BLUR; see LARGE_BLUR
 LARGE_BLUR = ("carrot", "cookie", "peach", "potato", "rope", "HazelnutTruffle")
 
-
+# %% ../../nbs/detectors/07_cmds.ipynb #a543fc07
 @register("cmds")
 class CMDS(PairDetector):
     "Two streams of normals, real and estimated; photo and normals predict each other in both."
@@ -249,7 +249,7 @@ def features(self: CMDS, reading, cache=None, accelerator=None):
     for pile in twins: good += collect(pile, self.looking_at(("est",), **noise), cache, accelerator, note=take_note)
     return good
 
-
+# %% ../../nbs/detectors/07_cmds.ipynb #a6ebf7c5
 @patch
 def generator_for(self: CMDS, category: str):
     "A generator that is told the category, if it knows words; it will learn from the photos of this category alone."
@@ -288,7 +288,7 @@ def learn(self: CMDS, reading, checkpoint=None, epochs=None, cache=None, acceler
     self.asked = epochs
     PairDetector.learn(self, reading, checkpoint, epochs, cache, accelerator)
 
-
+# %% ../../nbs/detectors/07_cmds.ipynb #d4843e2d
 @patch
 def stages(self: CMDS) -> list:
     "One for each stream; the real one learns from the given samples alone."
@@ -311,7 +311,7 @@ def loss(self: CMDS, stream, items):
     weights = [self.options[name] for name in ("alpha", "beta", "gamma")]
     return coordinate_loss(self.modules, stream, items, weights, self.options["side"])
 
-
+# %% ../../nbs/detectors/07_cmds.ipynb #df856ce2
 @patch
 def maps_of(self: CMDS, networks, sample, features) -> dict:
     "Ψ_2D and Ψ_3D of each stream, called rgb_real, xyz_real, rgb_est, xyz_est."
@@ -329,7 +329,7 @@ def combine(self: CMDS, components, **weights):
     small = self.options["blur"] == "release" and self.category not in LARGE_BLUR
     return box_blur(fuse_streams(components, **weights), () if not self.options["blur"] else RELEASE_BLUR if small else BLUR)
 
-
+# %% ../../nbs/detectors/07_cmds.ipynb #b4e03436
 @patch
 def image_scores(self: CMDS, maps) -> torch.Tensor:
     "The largest pixel, or the release's score."

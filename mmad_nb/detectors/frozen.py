@@ -48,6 +48,8 @@ TRAINING_OPTIONS = {
     "batch_size": Option(None, "Samples per step; None: as the preset says.", 1, 10**6, also=(None,), kind=int),
     "lr": Option(1e-3, "Learning rate.", 1e-9, 10),
 }
+
+# %% ../../nbs/detectors/02_frozen.ipynb #1181208d
 TRAINING_PRESETS = {"tiny": {"epochs": 30, "pixels": 256, "batch_size": 1},
                     "paper": {"epochs": 50, "pixels": "all", "batch_size": 4}}
 
@@ -87,7 +89,7 @@ def first_blocks(
     short.taps = TAPS[blocks]
     return short
 
-
+# %% ../../nbs/detectors/02_frozen.ipynb #2314a877
 def check_pair(
     where: str,     # the detector, for messages
     encoders,       # what was given
@@ -100,7 +102,7 @@ def check_pair(
         wanted = f"'tiny', 'paper' or ({', '.join(k.__name__ for k in kinds)}, ...)"
         raise DataError(f"{where}(encoders=...)", found, wanted, "Give the encoders in this order.")
 
-
+# %% ../../nbs/detectors/02_frozen.ipynb #613fedf8
 def build_encoders(
     where: str,          # the detector, for messages
     encoders,            # "tiny", "paper", or (ImageEncoder, PointEncoder, ...)
@@ -147,7 +149,7 @@ def take_note(
     marked = sample.mask is not None and sample.mask.any()
     return Note(sample.id, sample.category, np.packbits(sample.mask) if marked else None)
 
-
+# %% ../../nbs/detectors/02_frozen.ipynb #77cee7c7
 class Items(Sequence):
     "Training items, each made when it is asked for."
     def __init__(self,
@@ -171,7 +173,7 @@ def tensor_bytes(
     parts = item if isinstance(item, (list, tuple)) else vars(item).values() if hasattr(item, "__dict__") else ()
     return sum(map(tensor_bytes, parts))
 
-
+# %% ../../nbs/detectors/02_frozen.ipynb #f8a39af9
 def held(
     items: Items,
     most: float | None = None,  # bytes; None: HELD
@@ -294,7 +296,7 @@ def learn(self: PairDetector, reading, checkpoint=None, epochs=None, cache=None,
                             workers=0 if isinstance(items, list) else readers())
     if accelerator is not None: accelerator.wait_for_everyone()  # the first one holds the temporary folder
 
-
+# %% ../../nbs/detectors/02_frozen.ipynb #88e37fb4
 @patch
 def stream(self: PairDetector, reading, cache=None):
     "Pairs (sample, features), four samples at a time; earlier ones are not kept."
@@ -316,7 +318,7 @@ def networks(self: PairDetector):
     half = self.modules is not None and self.dtype == torch.bfloat16 and bfloat16_pays(str(self.device))
     return copy.deepcopy(self.modules).to(self.dtype) if half else self.modules
 
-
+# %% ../../nbs/detectors/02_frozen.ipynb #39e18283
 @patch
 def valid_of(self: PairDetector, sample, features):
     "Pixels that have a feature of both encoders."

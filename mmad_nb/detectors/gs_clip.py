@@ -54,7 +54,7 @@ def plan_of(
     inside = unit_sphere(points.cpu())
     return plan_groups(inside[choose_points(len(inside), count)], *grouping)
 
-
+# %% ../../nbs/detectors/09_gs_clip.ipynb #f6287321
 def plan_on(
     device,             # where it is to be
     plan: Plan | None,
@@ -97,7 +97,7 @@ class LeftInTraining(nn.Module):
 # %% ../../nbs/detectors/09_gs_clip.ipynb #56ffd8f0
 SHARED = ("seed", "compute_dtype", "length", "deep", "deep_blocks", "angles", "views", "photo", "vv", "tap", "seen", "epochs", "batch_size", "lr")
 
-
+# %% ../../nbs/detectors/09_gs_clip.ipynb #ce59c24a
 @register("gs_clip")
 class GSCLIP(PointAD):
     "PointAD with sentences that hear from the cloud, and a second tower for depth maps."
@@ -173,7 +173,7 @@ def learned_bank(self: GSCLIP,
         local.append(vectors[::every]); damaged.append(item.labels[taken][::every].to(vectors.device))
     with torch.enable_grad(): return learn_prototypes(torch.cat(local), torch.cat(damaged), o["prototypes"], seed=o["seed"])
 
-
+# %% ../../nbs/detectors/09_gs_clip.ipynb #7380d64c
 @patch
 def begin(self: GSCLIP, notes):
     "Fresh prompts, tower and SRM."
@@ -189,7 +189,7 @@ def begin(self: GSCLIP, notes):
     self.modules["tower"] = DepthTower(source, o["rank"], o["lora_alpha"], o["dropout"], o["seed"])
     self.modules["srm"] = SRM(self.encoder.joint_dim, o["inner"], o["seed"], alone=o["release"] == "alone").to(self.device)
 
-
+# %% ../../nbs/detectors/09_gs_clip.ipynb #4f684c4c
 @patch
 def stages(self: GSCLIP) -> list:
     "Prompts first; then tower and SRM, with the prompts as they are."
@@ -204,7 +204,7 @@ def stages(self: GSCLIP) -> list:
         return adam([{"params": srm}, {"params": tower, "lr": lr / 10}], lr)
     return [prompts, Stage(parts, item, self.synergy_loss, o["synergy_epochs"], o["batch_size"], o["synergy_lr"], "synergy", two_rates)]
 
-
+# %% ../../nbs/detectors/09_gs_clip.ipynb #e3e05253
 @patch
 def sentences(self: GSCLIP,
     prompts,               # the module
@@ -249,7 +249,7 @@ def synergy_loss(self: GSCLIP, items):
         total = total + sum(losses.values()) + self.options["consistency"] * consistency_loss(features.image[None], axis)
     return total, len(items)
 
-
+# %% ../../nbs/detectors/09_gs_clip.ipynb #b2118c0b
 @patch
 def networks(self: GSCLIP):
     "All parts as they are at test; the release's prompt learner is still in training mode."
@@ -273,7 +273,7 @@ def maps_of(self: GSCLIP, networks, capture, features: TwinFeatures) -> dict:
         return PointAD.maps_of(self, self.sentences(networks["prompts"], plan, k), capture, features)
     return told() | {f"{name}, k={k}": values for k in self.tried for name, values in told(k).items()}
 
-
+# %% ../../nbs/detectors/09_gs_clip.ipynb #8a94cb9b
 @patch
 def with_k(self: GSCLIP,
     components: Components,

@@ -49,7 +49,7 @@ class PhotoItem(NamedTuple):
     anomalous: bool
     mask: torch.Tensor    # (S,S) bool: defective pixels of the photo as the encoder sees it
 
-
+# %% ../../nbs/detectors/10_mcl.ipynb #7f1aed73
 def photo_item(features, note, number) -> PhotoItem:
     "A sample with its labels and its mask unpacked."
     S = features.size
@@ -119,7 +119,7 @@ def stages(self: MCL) -> list:
     "One training, with the optimiser of PointAD's release."
     return [self.stage(photo_item, self.loss, optimizer=lambda parameters, lr: torch.optim.Adam(parameters, lr, betas=(.5, .999)))]
 
-
+# %% ../../nbs/detectors/10_mcl.ipynb #003e5ae3
 @patch
 def sentences(self: MCL) -> dict:
     "Name of the sensor -> (2,E) unit vectors; without decoupling the same for both."
@@ -152,7 +152,7 @@ def maps_of(self: MCL, vectors, capture, features: ViewFeatures) -> dict:
     of_points, of_photo = (PointAD.maps_of(self, vectors[name], capture, features) for name in ("points", "photo"))
     return {name: (of_photo if name.startswith("photo") else of_points)[name] for name in of_points}
 
-
+# %% ../../nbs/detectors/10_mcl.ipynb #ef6fafd2
 @patch
 def combine(self: MCL, components, eta, reading, share, blur):
     "Both blurred maps, modulated pixel by pixel."

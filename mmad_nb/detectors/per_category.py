@@ -55,7 +55,7 @@ class PerCategory(Detector):
         inside = repr(self.pattern).replace("; not fitted", "; fitted" if self.fitted else "; not fitted")
         return f"{len(self.models)} models, one per category, each {inside}"
 
-
+# %% ../../nbs/detectors/04_per_category.ipynb #e79d8895
 WRAPPERS["per_category"] = PerCategory
 
 # %% ../../nbs/detectors/04_per_category.ipynb #c860eec1
@@ -120,7 +120,7 @@ def evaluate_maps(
         found[category] = evaluate(mine, masks, scores[pile.numbers], limits=limits, labels=labels)
     return found
 
-
+# %% ../../nbs/detectors/04_per_category.ipynb #5be5fce0
 def evaluate_each(
     detector: Detector,      # trained
     samples: Sequence,       # test samples of one or more categories

@@ -150,7 +150,7 @@ def features(self: PointAD, reading, cache=None, accelerator=None):
                         'Learn from the labelled captures of other categories, such as their split="test".')
     return found
 
-
+# %% ../../nbs/detectors/08_pointad.ipynb #81c6f2e8
 @patch
 def begin(self: PointAD, notes):
     "Fresh prompts for a training on captures with these notes."
@@ -192,7 +192,7 @@ def valid_of(self: PointAD, capture, features):
     "Every measured pixel, every point."
     return Detector.valid_of(self, capture, features)
 
-
+# %% ../../nbs/detectors/08_pointad.ipynb #287dd867
 @patch
 @torch.no_grad()
 def networks(self: PointAD) -> torch.Tensor:
@@ -217,7 +217,7 @@ def maps_of(self: PointAD, vectors, capture, features: ViewFeatures) -> dict:
     photo = F.interpolate(maps[None, V:], features.shape, mode="bilinear", align_corners=False)[0, 0].cpu()
     return found | {"photo": photo, "photo_view": everywhere(whole[V])}
 
-
+# %% ../../nbs/detectors/08_pointad.ipynb #6f59883d
 @patch
 def combine(self: PointAD, components, share, blur, rgb=0.):
     "Blurred maps of points and of the photo, their mean by share, and blurred again."

@@ -28,7 +28,7 @@ __all__ = ['WAYS', 'TextGuided']
 # %% ../../nbs/detectors/06_text_guided.ipynb #e5325f12
 WAYS = {"v2g": "from colour to shape (8)", "g2v": "from shape to colour (8)", "v2t": "from colour to words (10)", "g2t": "from shape to words (10)"}
 
-
+# %% ../../nbs/detectors/06_text_guided.ipynb #f4775135
 @register("text_guided")
 class TextGuided(PairDetector):
     "CFM with a geometry-aware mapper and with words: colour, shape and sentences about the object must agree."
@@ -81,6 +81,7 @@ def begin(self: TextGuided, notes, text_dim=None):
     if self.mode: self.modules.update(create_word_modules(self.mode, self.dims, text_dim, seed))
     self.modules.to(self.device)
 
+# %% ../../nbs/detectors/06_text_guided.ipynb #2c668eb2
 @patch
 def stages(self: TextGuided):
     "One training; gradients that are not finite are left out."

@@ -36,7 +36,7 @@ def compare(
         found[title] = run_protocol(**{"protocol": "unified"} | common | row, data=data, seeds=seeds, path=path)
     return found
 
-
+# %% ../../nbs/experiments/03_ablations.ipynb #a674bee4
 def comparison_table(
     found: dict,                     # of compare
     metrics: Sequence[str] | None = None,  # None: the usual ones of the rule
@@ -77,7 +77,7 @@ def difference(
     values = np.array([ours[seed] - theirs[seed] for seed in shared])
     return spread_of(values), bool(len(values) > 1 and ((values > LEAST).all() or (values < -LEAST).all()))
 
-
+# %% ../../nbs/experiments/03_ablations.ipynb #bd64cbd3
 def difference_table(
     found: dict,                      # of compare
     base: str,                        # the title of the row that the others are compared with

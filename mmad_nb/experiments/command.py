@@ -46,7 +46,7 @@ def positional(
     star = any(p.kind is p.KEYWORD_ONLY for p in parameters)  # not `/`: Colab's fastcore reads no comments before it
     return [p.name for p in parameters if star and p.kind is p.POSITIONAL_OR_KEYWORD]
 
-
+# %% ../../nbs/experiments/04_command.ipynb #75d19220
 def parser_of(
     function,   # with docments
     prog: str,  # what the user types
@@ -66,7 +66,7 @@ def parser_of(
                                 help=meaning + shown)
     return parser
 
-
+# %% ../../nbs/experiments/04_command.ipynb #db26650e
 def parsed(
     function,
     prog: str,
@@ -175,7 +175,7 @@ def evaluate(
         accelerator.wait_for_everyone()
         accelerator.end_training()
 
-
+# %% ../../nbs/experiments/04_command.ipynb #4d54a1df
 def write_tables(study, rule: str):
     "Print the table; keep it as Markdown and every number as CSV beside the study."
     for suffix, text in ((".md", study.markdown(rule=rule)), (".csv", study.csv())):
@@ -256,7 +256,7 @@ def copy_notebooks(
         copied.append(str(name))
     return copied, kept
 
-
+# %% ../../nbs/experiments/04_command.ipynb #6b9a43f8
 def lab(
     folder: str = "mmad_notebooks",  # where the copies go; what is there is never overwritten
     copy_only: bool = False,         # do not open JupyterLab
@@ -292,7 +292,7 @@ def declared() -> list:
         ini.read(Path(mmad_nb.__file__).parents[1] / "settings.ini", encoding="utf8")
         return ini.get("DEFAULT", "requirements", fallback="").split()
 
-
+# %% ../../nbs/experiments/04_command.ipynb #c2640a8e
 def look_at_versions(
     requirements: list,  # such as ["numpy>=1.26"]
 ) -> list:               # of Finding
@@ -328,7 +328,7 @@ def look_at_machine() -> list:
             Finding("memory", not memory < 2, f"{memory:.1f} GB free"),
             Finding("disk", disk > 5, f"{disk:.0f} GB free at {place}{advice}")]
 
-
+# %% ../../nbs/experiments/04_command.ipynb #36b53cb4
 def look_at_widgets() -> list:
     "Whether panels can be shown in JupyterLab or Colab."
     versions = {}
@@ -341,7 +341,7 @@ def look_at_widgets() -> list:
     advice = "" if colab or not missing else "; pip install 'mmad_nb[lab]'"
     return [Finding("widgets", colab or not missing, text + advice)]
 
-
+# %% ../../nbs/experiments/04_command.ipynb #5e3b11ad
 def look_at_weights() -> list:
     "Which weights are here, and where to get the others; nothing is downloaded."
     from mmad_nb.features.zoo import find_weights, list_encoders

@@ -44,7 +44,7 @@ class Measured:
         "Those of the detector."
         return asked(self.detector.image_scores, maps, components, weights)
 
-
+# %% ../../nbs/experiments/05_dual_stream.ipynb #bde963ac
 def compare_fusions(
     rows: dict,                       # title -> weights of the fusion
     data,                             # Splits, or the folder of a data set

@@ -54,7 +54,7 @@ class Gallery:
     studies: dict  # protocol -> {detector: Study}
     models: list   # of (protocol, detector's name, Task, seed, detector); a study that was read from its file has none
 
-
+# %% ../../nbs/experiments/07_gallery.ipynb #c789d3fc
 def gallery(
     data,                             # Splits, or the folder of a data set
     names: Sequence[str] | None = None,  # detectors; None: all of list_detectors()
@@ -105,7 +105,7 @@ def seconds_of(study) -> tuple:  # of one training; of the prediction of one sam
     fit = [value for value in models.values() if value is not None]          # None: went on after an interruption
     return (float(np.mean(fit)) if fit else float("nan"), float(np.mean([record["seconds_per_sample"] for record in first])))
 
-
+# %% ../../nbs/experiments/07_gallery.ipynb #3ae2fcad
 @patch
 def rows(self: Gallery,
     protocol: str,      # one of `studies`
@@ -122,7 +122,7 @@ def rows(self: Gallery,
                           *seconds_of(study), round(np.mean(sizes)) if sizes else None))
     return found
 
-
+# %% ../../nbs/experiments/07_gallery.ipynb #8c89819f
 @patch
 def markdown(self: Gallery, metrics=METRICS) -> str:
     "A table for each protocol."
@@ -178,7 +178,7 @@ def judged_alone(
     flat = (maps.flatten(1).amax(1) == maps.flatten(1).amin(1)).all()         # one number for each picture
     return [float("nan") if flat and not metric.startswith("image") else float(found[metric]) for metric in metrics]
 
-
+# %% ../../nbs/experiments/07_gallery.ipynb #2159b076
 @patch
 def alone(self: Gallery,
     cache=None,              # the folder that `gallery` was given
@@ -200,7 +200,7 @@ def alone(self: Gallery,
     order = list(dict.fromkeys(row[:3] for row in rows))
     return sorted(rows, key=lambda row: order.index(row[:3]))                 # stable: "fused" stays last
 
-
+# %% ../../nbs/experiments/07_gallery.ipynb #6c327992
 def alone_markdown(
     rows: list,             # of `Gallery.alone`
     metrics=ALONE_METRICS,  # as there
@@ -229,7 +229,7 @@ def rescaled(
     low, high = scale
     return (np.asarray(scores) - low) / (high - low) if high > low else np.zeros(np.shape(scores))
 
-
+# %% ../../nbs/experiments/07_gallery.ipynb #3bc8e079
 class GalleryPanel:
     "A sample; photo, mask and the fused maps of all detectors, each on its own good pixels' scale."
     def __init__(self,

@@ -92,7 +92,7 @@ def missing(self: Grid, seeds=None, **values) -> list:
     unfinished = study is not None and self.folder is not None and self._file(self.cell(**values)).with_suffix(".unfinished").exists()
     return [seed for seed in (self.seeds if seeds is None else seeds) if len(per_seed.get(seed, ())) < whole or seed not in per_seed or unfinished]
 
-
+# %% ../../nbs/experiments/08_grid.ipynb #d0427d83
 @patch
 def train(self: Grid, seeds=None, **values) -> Study:
     "Train and test a combination with the seeds that are missing; if none is, nothing is done."
@@ -111,7 +111,7 @@ def train(self: Grid, seeds=None, **values) -> Study:
             for number, (_, _, detector) in enumerate(keep): detector.save(self.folder / f"{self.names[cell]}-{seed}-{number}")
     return self.studies[cell]
 
-
+# %% ../../nbs/experiments/08_grid.ipynb #b0671e38
 @patch
 def models(self: Grid, seed=None, **values) -> list:  # one for each training of the protocol; empty: not trained, or not kept
     "The trained detectors of a combination."
@@ -145,7 +145,7 @@ def spread(self: Grid, metric: str, rule: str = "exact", **values) -> Spread:
     study = self.study(**values)
     return Spread(float("nan"), float("nan"), 0) if study is None else study.spread(metric, rule)
 
-
+# %% ../../nbs/experiments/08_grid.ipynb #8fcd79d4
 @patch
 def values(self: Grid, metric: str, rule: str = "exact") -> np.ndarray:  # an axis for each option; NaN where not trained
     "The metric of all combinations, mean over categories and seeds."

@@ -17,6 +17,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+
+# %% auto #0
+__all__ = ['LAYOUTS', 'TRAINING_CLASSES', 'PROTOCOLS', 'RULES', 'METRICS', 'CLIP_NAMES', 'FORMAT', 'COLOURS', 'Splits',
+           'find_layout', 'open_data', 'as_splits', 'Task', 'chosen', 'headings', 'piles', 'need_training', 'unified',
+           'Unlabelled', 'per_class', 'few_shot', 'need_apart', 'training_classes', 'one_vs_rest', 'cross_dataset',
+           'need_fit_for', 'need_weights', 'clip_pro', 'measure', 'Spread', 'spread_of', 'headings_of', 'versions_here',
+           'Study', 'load_study', 'fingerprint', 'record_of', 'Reader', 'Workers', 'trained', 'begin_study',
+           'run_protocol', 'go_through', 'learned_megabytes', 'study_bars', 'figure_png', 'StudyPanel']
+
+# %% ../../nbs/experiments/01_protocols.ipynb #c7f89961
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,14 +43,6 @@ from ..scoring.aupro import as_numpy, aupro, is_ragged, region_weights, split_sc
 from ..scoring.evaluate import LIMITS, evaluate
 from ..scoring.evaluator import asked
 from ..scoring.fusion import image_score, scale_maps
-
-# %% auto #0
-__all__ = ['LAYOUTS', 'TRAINING_CLASSES', 'PROTOCOLS', 'RULES', 'METRICS', 'CLIP_NAMES', 'FORMAT', 'COLOURS', 'Splits',
-           'find_layout', 'open_data', 'as_splits', 'Task', 'chosen', 'headings', 'piles', 'need_training', 'unified',
-           'Unlabelled', 'per_class', 'few_shot', 'need_apart', 'training_classes', 'one_vs_rest', 'cross_dataset',
-           'need_fit_for', 'need_weights', 'clip_pro', 'measure', 'Spread', 'spread_of', 'headings_of', 'versions_here',
-           'Study', 'load_study', 'fingerprint', 'record_of', 'Reader', 'Workers', 'trained', 'begin_study',
-           'run_protocol', 'go_through', 'learned_megabytes', 'study_bars', 'figure_png', 'StudyPanel']
 
 # %% ../../nbs/experiments/01_protocols.ipynb #7f4eacf2
 LAYOUTS = {  # name: (title, reader, what lies under the root, the split that is tested)
@@ -64,7 +66,7 @@ class Splits:
         "The same with all samples read; for small data, or many short trainings."
         return replace(self, train=list(self.train or ()), test=list(self.test))
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #6ffc27a5
 def find_layout(
     root,    # folder of a data set
 ) -> str:    # one of LAYOUTS
@@ -117,7 +119,7 @@ def chosen(
     part.entries = [samples.entries[i] for i in numbers]
     return part
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #daaa5c9d
 def headings(samples: Sequence) -> list:
     "Objects with category, defect and id of each sample, without reading where the data set knows them."
     return samples.entries if hasattr(samples, "entries") else [samples[i] for i in range(len(samples))]
@@ -146,7 +148,7 @@ def unified(data: Splits, learns: str = "good") -> list:
     need_training(data)
     return [Task(data.train, piles(data.test), "all categories")]
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #226a2e4f
 class Unlabelled(Sequence):
     "The samples without what must not be known: which are defective, and where."
     def __init__(self, samples): self.samples = samples
@@ -232,7 +234,7 @@ def one_vs_rest(
         tasks.append(Task(pile, rest, f"{trained}, labelled", f"trained on {trained}"))
     return tasks
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #10636394
 def cross_dataset(
     data: Splits,
     learns: str = "labelled",
@@ -368,7 +370,7 @@ def versions_here() -> dict:
         except PackageNotFoundError: found[name] = "absent"
     return found
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #51f8fc41
 class Study:
     "What a protocol has measured; prints as a table."
     def __init__(self,
@@ -412,7 +414,7 @@ def save(self: Study,
     with written_beside(self.path) as beside:
         beside.write_text(json.dumps(_without_nan(content), indent=1, ensure_ascii=False), encoding="utf8")
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #8badb9bc
 def load_study(
     path,        # file that `save` wrote
 ) -> Study:
@@ -457,7 +459,7 @@ def spread(self: Study,
     means = [np.nanmean(row) if not np.isnan(row).all() else float("nan") for row in per_seed.values()]
     return spread_of(means)
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #9b73f5dd
 @patch
 def rows(self: Study,
     metrics=None,            # columns; None: the usual ones of the rule
@@ -503,7 +505,7 @@ def table(self: Study, metrics=None, rule: str = "exact", by: str = "category") 
     lines += [f"{first:{wide}s}" + "".join(f"{cell:>14s}" for cell in cells) for first, *cells in rows]
     return "\n".join([self.heading(rule), *lines])
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #dea6a796
 @patch
 def markdown(self: Study, metrics=None, rule: str = "exact", by: str = "category") -> str:
     "The table as Markdown."
@@ -724,7 +726,7 @@ def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cach
     if study.path and workers.number == 0: shutil.rmtree(study.path.with_suffix(".unfinished"), ignore_errors=True)
     workers.wait()
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #4ca83a5e
 def learned_megabytes(
     detector,  # trained
 ) -> float:
@@ -760,7 +762,7 @@ def study_bars(
     if len(groups) > 1: figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
-
+# %% ../../nbs/experiments/01_protocols.ipynb #34363c0d
 def figure_png(
     figure,   # of matplotlib
 ) -> bytes:

@@ -53,7 +53,7 @@ class PublishedTable:
         "Categories in the printed order, then \"average\"."
         return list(dict.fromkeys(row for column in self.figures.values() for row in column))
 
-
+# %% ../../nbs/experiments/02_published.ipynb #3f848ec1
 def load_tables(
     folder=None,  # of JSON files; None: those of the package
 ) -> list:        # of PublishedTable
@@ -128,7 +128,7 @@ def fits(
             and table.learned in ("", study.data.get("layout")) and table.photo in (None, looks_at_photo(study))
             and (not table.ours or method_of(table, study) is not None))
 
-
+# %% ../../nbs/experiments/02_published.ipynb #baf5fb51
 def whole(
     table: PublishedTable,
     study: Study,
@@ -176,7 +176,7 @@ def columns(
         if change := difference_column(table, measured, method_of(table, study)): every[f"{title}, difference"] = change
     return every
 
-
+# %% ../../nbs/experiments/02_published.ipynb #92396c97
 def titled(
     table: PublishedTable,
     studies: Sequence[Study],
@@ -216,7 +216,7 @@ def cell(
         return f"{value.mean:.1f}" + (f" ±{value.half:.1f}" if value.count > 1 else "")
     return "/".join(map(one, values)).replace("+nan", "–")
 
-
+# %% ../../nbs/experiments/02_published.ipynb #4f6b1268
 def render(
     table: PublishedTable,
     studies: Sequence[Study] = (),
@@ -240,7 +240,7 @@ def render(
 # %% ../../nbs/experiments/02_published.ipynb #dab6bb6a
 MARKS = "osD^vP"
 
-
+# %% ../../nbs/experiments/02_published.ipynb #5e4ec2e8
 def table_dots(
     table: PublishedTable,
     metric: str,                    # one of table.metrics

@@ -135,7 +135,7 @@ class Features:
         "The feature tensors by the names that messages use."
         return {"image": self.image, "point": self.points}
 
-
+# %% ../../nbs/features/07_extract.ipynb #24b10c3a
 TENSORS = ("image", "centers", "points", "index", "weight", "pixel")  # of Features, as they stand in a file
 
 # %% ../../nbs/features/07_extract.ipynb #2e2d9e50
@@ -261,7 +261,7 @@ class PictureFeatures:
         "The feature tensors by the names that messages use."
         return self.maps
 
-
+# %% ../../nbs/features/07_extract.ipynb #406c4cc7
 class PictureRecipe:
     "Several pictures of a sample become PictureFeatures."
     def __init__(self,
@@ -374,7 +374,7 @@ def _encode_into(cache, spare, samples, batches, recipe, note, bar):
             bar.update()
             yield str(store.path(key)), size_of(sample), note(sample, features)
 
-
+# %% ../../nbs/features/07_extract.ipynb #0f3a739b
 def nothing(sample, features): "The note of those who need none."
 
 
@@ -392,7 +392,7 @@ def extract(
     "Features of photo and points of all samples; see `collect`."
     return collect(samples, PairRecipe(image_encoder, point_encoder, blocks), cache, accelerator, batch_size, label, note)
 
-
+# %% ../../nbs/features/07_extract.ipynb #8cfc866c
 def collect(
     samples: Sequence,         # of Sample; read one batch at a time
     recipe,                    # how they become features, such as PairRecipe
@@ -419,7 +419,7 @@ def collect(
     files, sizes, notes = map(list, zip(*found)) if found else ([], [], [])
     return FeatureSet(files, sizes, notes, folder, restore=recipe.restore)
 
-
+# %% ../../nbs/features/07_extract.ipynb #f6cfe394
 def _temporary(accelerator):
     "A temporary folder that all processes know, and a cache in it; the process that made it removes it."
     folder = tempfile.TemporaryDirectory(prefix="mmad_nb-") if accelerator is None or accelerator.is_main_process else None

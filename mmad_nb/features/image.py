@@ -139,7 +139,7 @@ def check_dtype(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         raise DataError("dtype", repr(dtype), "torch.float32 or torch.bfloat16", "Write torch.float32, without quotes.")
 
-
+# %% ../../nbs/features/01_image.ipynb #9d892896
 def place_network(
     network: nn.Module,  # changed in place
     device,              # where it computes
@@ -209,7 +209,7 @@ def check_photos(
         raise DataError(f"photo for {name}", f"colours from {low:.1f} to {high:.1f}", "colours in [0,1]",
                         "Divide 0..255 by 255; do not normalise, the encoder does.")
 
-
+# %% ../../nbs/features/01_image.ipynb #72eba6f4
 def check_blocks(
     name: str,   # of the encoder, for messages
     blocks,      # what it was given
@@ -223,7 +223,7 @@ def check_blocks(
                         f"The last block is {depth - 1}.")
     return found
 
-
+# %% ../../nbs/features/01_image.ipynb #7a16e428
 @patch
 def encode(self: ImageEncoder,
     rgb: torch.Tensor,                    # (B,3,H,W) colours in [0,1]; H and W divisible by the patch
@@ -244,7 +244,7 @@ def encode(self: ImageEncoder,
                                                       intermediates_only=True)  # maps without the class token
     return tuple(maps[order.index(b)].float() for b in blocks)
 
-
+# %% ../../nbs/features/01_image.ipynb #5081737c
 @patch
 def _check(self: ImageEncoder, rgb):
     check_photos(self.name, rgb)

@@ -69,7 +69,7 @@ class Plan(NamedTuple):
     index: tuple    # down: for each of the levels 0 to 3 (B,N,3), numbers of points one level above
     weight: tuple   # (B,N,3): how much is borrowed from each of these
 
-
+# %% ../../nbs/features/08_pointnet2.ipynb #03fad9f9
 def plan_groups(
     points: torch.Tensor,  # (N,3) in the unit sphere
     groups: Sequence,      # how many points stay on each level
@@ -158,7 +158,7 @@ def pick(
     "Rows of each cloud by number."
     return values[torch.arange(len(values), device=values.device).view(-1, *[1] * (index.ndim - 1)), index]
 
-
+# %% ../../nbs/features/08_pointnet2.ipynb #d3171566
 @patch
 def forward(self: PointNet2,
     plan: Plan,
@@ -205,7 +205,7 @@ def plan(self: PointNet2,
     index = choose_points(len(inside), count, seed).to(inside.device)
     return plan_groups(inside[index], self.groups, self.radii, self.neighbours), index
 
-
+# %% ../../nbs/features/08_pointnet2.ipynb #59313bd8
 @patch
 def encode(self: PointNet2,
     points: torch.Tensor,  # (N,3) of one object, any unit

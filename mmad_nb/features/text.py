@@ -110,7 +110,7 @@ def tokenize(self: ClipEncoder,
                             f"at most {self.context}, start and end included", "Say it in fewer words.")
     return numbers[:, :int((numbers != 0).sum(1).max())].to(self.mean.device)
 
-
+# %% ../../nbs/features/03_text.ipynb #9d16306a
 @patch
 def embed_text(self: ClipEncoder, numbers):
     "(N,L) numbers -> (N,L,C) tokens before the first block: vocabulary rows plus positions."
@@ -413,7 +413,7 @@ def check_unpacked(
         raise WeightsError(path, f"{weighs / 1e6:.1f} MB that would unpack to {unpacks / 1e6:.0f} MB",
                            "numbers that are not compressed, as torch.save writes them", "Take the publisher's file.")
 
-
+# %% ../../nbs/features/03_text.ipynb #dd13e0c8
 def read_torchscript(
     path,        # of a TorchScript archive, as torch.jit.save writes it
 ) -> dict:       # names to tensors
@@ -451,7 +451,7 @@ class SentenceEncoder(nn.Module):
         self.model = model.requires_grad_(False)
         self.to(device=pick_device(device), dtype=dtype).eval()
 
-
+# %% ../../nbs/features/03_text.ipynb #f98a4fd8
 @patch
 def encode_text(self: SentenceEncoder,
     texts: Sequence[str],  # sentences

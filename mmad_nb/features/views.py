@@ -155,7 +155,7 @@ class TwinFeatures(ViewFeatures):
         maps = self.depth[:, None].expand(-1, 3, -1, -1)
         return (torch.cat([maps, self.photo]) if photo else maps).float() / 255
 
-
+# %% ../../nbs/features/09_views.ipynb #791c82d9
 class TwinRecipe(ViewRecipe):
     "A capture becomes TwinFeatures."
     def __init__(self,

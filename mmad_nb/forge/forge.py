@@ -119,7 +119,7 @@ def bent(
                    color=np.clip(surface.color * tone * own, 0, 1).astype(np.float32),
                    gloss=np.clip(gloss, 0, 1).astype(np.float32))
 
-
+# %% ../../nbs/forge/04_forge.ipynb #e779d33c
 def individual(
     category: str,      # one of `list_categories()`
     x: np.ndarray,      # (H,W) mm, the object's frame
@@ -170,7 +170,7 @@ def check_forging(
                         "strength from 0 to 100, extent above 0 and up to 100, whole numbers for seed and size",
                         "Strength and extent are factors: 1 is the usual defect.")
 
-
+# %% ../../nbs/forge/04_forge.ipynb #d07725c1
 def forge_sample(
     category: str,          # one of `list_categories()`
     defect: str = "good",   # "good" or one of `list_defects()`
@@ -337,7 +337,7 @@ def sample_data(
                         "Install the package anew, or forge your own with forge(root).")
     return shipped if level == "standard" else forged_once(level, json.loads((shipped / MANIFEST).read_text())["arguments"])
 
-
+# %% ../../nbs/forge/04_forge.ipynb #1a4fa32f
 def forged_once(
     level: str,
     arguments: dict,  # of `forge`

@@ -72,7 +72,7 @@ def change_text(
     if not (interval[0] > 0 or interval[1] < 0): return f"{change:+.3f} ≈"
     return f"<span style='color:{UP if change > 0 else DOWN}'>{change:+.3f} {'▲' if change > 0 else '▼'}</span>"
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #fb80515b
 def metric_table(
     now,                   # mapping from metric to value
     reference,             # the same with the default weights
@@ -95,7 +95,6 @@ def metric_table(
     titles = "", "default", "now", "95 % interval", "change", *["report"] * (report is not None)
     head = "".join(f"<th scope='col' style='{style}'>{title}</th>" for title in titles)
     return f"<table style='min-width:330px'><tr>{head}</tr>{''.join(rows)}</table>"
-
 
 # %% ../../nbs/lab/05_ablation.ipynb #5e7be871
 class LiveCloud:
@@ -202,7 +201,7 @@ def check_detector(
     if not all(hasattr(detector, part) for part in ("weights", "components", "fuse", "image_scores")):
         raise DataError(where, type(detector).__name__, "a fitted detector", "create_detector(name).fit(samples) gives one.")
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #65d6aae9
 def check_weights(
     where: str,    # how messages call them
     detector,      # with `weights`
@@ -275,7 +274,7 @@ def _other(self: AblationLab):
     if both: raise DataError("report", f"{len(both)} of the samples, {min(both)!r} among them", "other samples", "Leave report out to choose and report on the same ones.")
     return self.detector.components(samples), Judge(samples, 1)
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #0bf857db
 @patch
 def _controls(self: AblationLab):
     "Make everything that can be moved or pressed."
@@ -303,7 +302,7 @@ def _pressed(self: AblationLab, button):
     "Called by every button."
     self._guarded({self.button: self.reset, self.keep: self.keep_row, self.rescale: self.fit_colors, self.curve.best: self.go_to_best}[button])
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #2f7874e0
 @patch
 def _pictures(self: AblationLab):
     "Make the widgets that show things."
@@ -354,7 +353,7 @@ def _arrange(self: AblationLab):
     self.box = W.VBox([main, self.tabs, W.HTML(THEME + escape(getattr(self.components, "provenance", ""))), self.message])
     self.box.add_class("mmad-lab")
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #c5dbe6e0
 @patch
 def _ipython_display_(self: AblationLab):
     show_panel(self)
@@ -391,13 +390,12 @@ class Newest:
         "Return when everything is done."
         if self.future: self.future.result()
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #6554d0c6
 def asked_by_page() -> bool:
     "Whether the kernel answers a message of a widget at present, in place of a cell."
     from IPython import get_ipython
     kernel = getattr(get_ipython(), "kernel", None)
     return kernel is not None and (kernel.get_parent() or {}).get("header", {}).get("msg_type") == "comm_msg"
-
 
 # %% ../../nbs/lab/05_ablation.ipynb #a4a1b662
 @patch
@@ -420,7 +418,7 @@ def _guarded(self: AblationLab, action):
         self.say(error)
         raise
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #fe738c57
 @patch
 def say(self: AblationLab, error):
     "Show an error in the panel."
@@ -447,7 +445,7 @@ def fuse_one(self: AblationLab):  # (H,W) tensor; of a cloud (n,)
     score = self.evaluator._joined(self.detector.fuse(some_of(self.components, self.evaluator, here), **self.weights), here)
     return (score[0] if self.photos else score).cpu()
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #5abbc6ca
 @patch
 def renew(self: AblationLab, pause=None):
     "Everything that is said of all samples; `pause` raises when it is no longer wanted. Intervals come last."
@@ -466,7 +464,7 @@ def renew(self: AblationLab, pause=None):
         self.say(error)
         raise
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #9f2d742f
 @patch
 def draw_intervals(self: AblationLab, worker=None):
     "Resample the test set: intervals of the metrics, and of their difference from the default weights."
@@ -493,7 +491,7 @@ def judge_again(self: AblationLab):
     self.result = replace(here)
     self.renew()
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #3983cd51
 @patch
 def _moved_to(self: AblationLab, weights: dict):
     "A place on the curve or on the map of two weights, or a kept row: move the weights there."
@@ -528,7 +526,7 @@ def _looked_at(self: AblationLab, i: int):
     "Another sample was chosen."
     self._guarded(self.show_sample)
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #c9fdb7f7
 @patch
 def show_sample(self: AblationLab):
     "Everything that belongs to the chosen sample."
@@ -555,7 +553,7 @@ def show_map(self: AblationLab):
     self.bar.value = color_bar(*self.limits, "score", width=256, values=(float(score.min()), float(score.max())))
     described(self.image, f"score of sample {self.menu.names[self.sample.value]}, from {score.min():.3g} to {score.max():.3g}")
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #6d371e53
 @patch(as_prop=True)
 def shown_mask(self: AblationLab):
     "The mask whose outline is drawn: none if the outline is switched off."
@@ -580,7 +578,7 @@ def show_colors(self: AblationLab):
     self.show_cloud()
     self.show_flagged()
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #68df3fcb
 @patch(as_prop=True)
 def flat(self: AblationLab) -> np.ndarray:
     "The fused scores of all pixels, or of all points."
@@ -607,7 +605,7 @@ def flag(self: AblationLab):
     if self.color.value == "flagged": self.show_cloud()
     else: self.color.value = "flagged"
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #9fa73cae
 @patch
 def show_flagged(self: AblationLab):
     "What the threshold of the pixels does: on the chosen sample, and in numbers on all."
@@ -633,7 +631,7 @@ def show_numbers(self: AblationLab):
     self.show_curve()
     self._opened()
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #39da71b3
 @patch
 def _report_scores(self: AblationLab):
     "What the other samples say to this setting; None if there are none."
@@ -693,7 +691,7 @@ def curves_of(self: AblationLab, weights: dict) -> dict:
         self.known_curves[key] = {"pixel": pixel_curves(self.evaluator, one.maps), "image": image_curves(np.asarray(one.scores), labels)}
     return self.known_curves[key]
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #83d7f6cc
 @patch
 def show_curves(self: AblationLab):
     "The curves of the present setting, of the default and of the kept rows."
@@ -731,7 +729,7 @@ def set(self: AblationLab,
     finally: self._held = False
     self._guarded(self.move)
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #8770fb02
 @patch
 def reset(self: AblationLab):
     "All weights to their defaults."

@@ -76,7 +76,7 @@ def line_for(
 ORDERS = "as given", "highest score first", "lowest score first", "by category", "by kind of defect"
 WRONG = "judged wrongly"
 
-
+# %% ../../nbs/lab/04_decide.ipynb #5a73b892
 class SampleMenu:
     "Which sample is looked at: a menu with an order and a filter, and buttons for the sample before and after."
     def __init__(self,
@@ -165,7 +165,7 @@ def thinned_curve(
     places = np.unique(np.clip(places, 0, len(x) - 1))
     return x[places], y[places]
 
-
+# %% ../../nbs/lab/04_decide.ipynb #73ea84e1
 def pixel_curves(
     evaluator: Evaluator,  # of the masks
     maps,                  # (N,H,W) tensor, or of clouds a list of N (n,)
@@ -184,7 +184,7 @@ def pixel_curves(
     curves = {"roc": rising(share), "pr": thinned_curve(step(share[last], share[found]), step(precision, precision))}
     return curves if evaluator.sizes else curves | {"pro": rising(np.append(0, np.cumsum(w)))}
 
-
+# %% ../../nbs/lab/04_decide.ipynb #96f62741
 def image_curves(
     scores: np.ndarray,  # (N,) image scores
     labels: np.ndarray,  # (N,) bool: defective
@@ -200,7 +200,7 @@ VIEWS = {"PRO": ("pixel", "pro"), "ROC of pixels": ("pixel", "roc"), "precision 
          "ROC of images": ("image", "roc"), "precision and recall of images": ("image", "pr")}
 ZOOMS = (1, .3, .05, .01)
 
-
+# %% ../../nbs/lab/04_decide.ipynb #a2aa222d
 class CurveView:
     "Curves of several settings in one picture: which kind is chosen from a menu, and how much of the x axis is shown."
     def __init__(self,
@@ -263,7 +263,7 @@ def flagged_picture(
     shown = (score > threshold) & mask | ((score > threshold) ^ mask) & striped
     return (np.where(shown[..., None], colors, picture) * 255).astype(np.uint8)
 
-
+# %% ../../nbs/lab/04_decide.ipynb #67c41544
 def flagged_text(
     flat: np.ndarray,      # (P,) scores of all samples
     truth: np.ndarray,     # (P,) bool

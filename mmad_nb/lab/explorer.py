@@ -190,7 +190,7 @@ def detector_and_weights(
     check_weights(f"weight of {where}", detector, start)
     return detector, start
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #717f7357
 def named_settings(
     first,        # a fitted detector, or (detector, {weight: value}); or all that are compared, in a list or as {name: one}
     second=None,  # the same for the right side; None if `first` holds all
@@ -208,7 +208,7 @@ def named_settings(
         if count[name] > 1: names[k] = f"{name} {seen[name]}"
     return _at_least_two(dict(zip(names, given)))
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #b8f0e10b
 def _at_least_two(settings):
     if len(settings) < 2:
         raise DataError("detectors", f"{len(settings)}", "at least two", "AblationLab shows one; two settings of one detector are two entries.")
@@ -432,7 +432,7 @@ def _follow(self: Explorer, change=None):
         self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #d5dec0a5
 @patch
 def _exchange(self: Explorer, change):
     "Called by the menus of the sides: who is chosen for the side of the other changes places with it."
@@ -479,7 +479,7 @@ def _show_titles(self: Explorer):
     for part in plain.keys() & self.titles.keys():
         self._once(f"title {part}", plain[part], lambda: setattr(self.titles[part], "value", f"<b>{escape(plain[part])}</b>"))
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #ad3ef115
 @patch
 def _show_pictures(self: Explorer):
     "Both maps, the difference and the photo."
@@ -497,7 +497,7 @@ def _show_pictures(self: Explorer):
     paint("difference", (*state, self.left.now, self.right.now), lambda: difference_picture(left, right, limits, mask))
     paint("photo", (i, self.outline.value), lambda: (marked(sample.rgb.transpose(1, 2, 0), mask) * 255).astype(np.uint8))
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #f6313fba
 @patch
 def _show_clouds(self: Explorer):
     "The clouds of both sides, and of their difference if there are no photos."
@@ -523,7 +523,7 @@ def _show_tables(self: Explorer):
     state = (judged, *where, *(side.now for side in self.sides.values()))
     self._once("overview", state, lambda: setattr(self.overview, "value", overview_table(rows, clouds)))
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #cbc869b1
 @patch
 def _note(self: Explorer) -> str:
     "What the metrics are of; nothing if there is one category."
@@ -556,7 +556,7 @@ def put(self: Explorer,
     finally: self._held = False
     self._follow()
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #e264de9f
 @patch
 def _set(self: Explorer, moves):
     "Move the controls of several sides at once: pairs of a side and its new weights."
@@ -578,7 +578,7 @@ def set(self: Explorer,
         check_weights(f"weight of the {name} side", side.detector, weights or {})
     self._set([(self.left, left or {}), (self.right, right or {})])
 
-
+# %% ../../nbs/lab/07_explorer.ipynb #7500aa92
 @patch
 def fit_colors(self: Explorer):
     "Take the limits of the colours from the present scores of both sides."

@@ -248,7 +248,7 @@ def cloud_still(
         ax.set_title(color if isinstance(color, str) else "anomaly score", fontsize=10)
     return fig
 
-
+# %% ../../nbs/lab/01_figures.ipynb #0b17a1fc
 def _cloud_rows(clouds, maps, limits):
     "The rows of `show_maps` for clouds: the defect, then the scores of each map."
     import matplotlib.pyplot as plt
@@ -269,7 +269,6 @@ def _cloud_rows(clouds, maps, limits):
         axes[0, column].set_title(title, fontsize=10)
         _bar(fig, axes[:, column], own)
     return fig
-
 
 # %% ../../nbs/lab/01_figures.ipynb #e85c54c0
 def packed(
@@ -316,7 +315,7 @@ def cloud_points(
     return k3d.points(points, point_size=size, shader="flat", attribute=score, color_map=score_map(name),
                       color_range=list(limits or score_limits(score)))
 
-
+# %% ../../nbs/lab/01_figures.ipynb #c6f117b4
 def cloud_plot(
     cloud: Cloud,
     color="photo",                    # as for `cloud_colors`
@@ -437,7 +436,7 @@ def widgets_in(
             if isinstance(part, W.Widget): widgets_in(part, known)
     return known
 
-
+# %% ../../nbs/lab/01_figures.ipynb #4b8ddc73
 LEFT = deque()  # what could not be closed on another thread
 
 
@@ -460,7 +459,7 @@ def close_with(
     end.atexit = False
     return end
 
-
+# %% ../../nbs/lab/01_figures.ipynb #e0f36101
 SHOWN = deque(maxlen=8)     # the panels that were displayed last
 
 

@@ -121,7 +121,7 @@ def scatter_figure(
                   xaxis_title="first component", yaxis_title="second component")
     return go.Figure(traces, layout)
 
-
+# %% ../../nbs/lab/06_inside.ipynb #295f6aca
 def scatter_still(places, samples):  # matplotlib Figure
     "The same scatter for paper."
     import matplotlib.pyplot as plt

@@ -92,7 +92,7 @@ def split_of(
     parts = {one.split("/")[1] if one.count("/") == 3 else "" for one in ids}
     return parts.pop() if len(parts) == 1 and parts <= set(SPLITS) else ""
 
-
+# %% ../../nbs/lab/02_kept.ipynb #6a8afa83
 def set_of(
     samples,          # captures, or a data set from disk; None: there are none
 ) -> dict | None:
@@ -133,7 +133,7 @@ def settings_of(
              "weights": {}}
     return json.loads(json.dumps(found, default=str))                # as it will come back from the file
 
-
+# %% ../../nbs/lab/02_kept.ipynb #72cce5a7
 def origin_of(
     detector,         # a fitted one
     samples,          # which the numbers are of
@@ -161,7 +161,7 @@ def set_difference(
     some = lambda ids: f"{ids.total()} ({', '.join(list(ids)[:3])}{' ...' * (len(ids) > 3)})" if ids else "none"
     return [f"{what}: {title(there)} there, {title(here)} here; only there {some(gone)}, only here {some(new)}"]
 
-
+# %% ../../nbs/lab/02_kept.ipynb #47c74c99
 def origin_differences(
     there: Origin,   # of a file
     here: Origin,
@@ -183,7 +183,7 @@ def origin_differences(
 # %% ../../nbs/lab/02_kept.ipynb #ce900020
 STEPS = 50   # that can be undone
 
-
+# %% ../../nbs/lab/02_kept.ipynb #9f78dcd3
 class KeptSettings:
     "Named settings of one detector's weights, with their numbers on one set of samples."
     def __init__(self,
@@ -219,7 +219,7 @@ class KeptSettings:
         self.past.append((done, self.rows))
         self.rows = tuple(rows)
 
-
+# %% ../../nbs/lab/02_kept.ipynb #ee2ad693
 @patch
 def undo(self: KeptSettings) -> str:  # what was undone
     "Take back the last keep, rename, delete or load."
@@ -246,7 +246,7 @@ def check_name(
                         "Rename or delete that row, or take another name.")
     return plain_name
 
-
+# %% ../../nbs/lab/02_kept.ipynb #52198ad7
 def check_numbers(
     where: str,           # how messages call them
     numbers,              # name -> number; NaN: undefined
@@ -274,7 +274,7 @@ def check_intervals(
     return {name: (float(low), float(high)) for name, (low, high) in (intervals or {}).items() if isfinite(low)
             and isfinite(high)}
 
-
+# %% ../../nbs/lab/02_kept.ipynb #6c086fb0
 @patch
 def complete(self: KeptSettings, weights: dict) -> dict:
     "All weights: those given, checked, and the defaults of the others."
@@ -316,7 +316,7 @@ def keep(self: KeptSettings,
     self.to((*self.rows, row), f"keep {name!r}")
     return row
 
-
+# %% ../../nbs/lab/02_kept.ipynb #9b1806db
 @patch
 def rename(self: KeptSettings, name: str, new: str) -> KeptRow:
     "Give a row another name."
@@ -389,7 +389,7 @@ class Table:
         return "\n".join([*([self.caption.replace("\n", "  \n"), ""] if self.caption else []), line(self.head), rule,
                           *map(line, self.rows)]) + "\n"
 
-
+# %% ../../nbs/lab/02_kept.ipynb #19f1e822
 def number_text(
     value,           # a number, NaN, or None: not measured
     interval=None,   # (low, high)
@@ -441,7 +441,7 @@ def heading(self: KeptSettings) -> str:
     prints = f"samples {self.origin.data['samples']['fingerprint']}, detector {self.settings['learned']}"
     return "\n".join([*known, f"mmad_nb {now['mmad_nb']}, torch {now['torch']}; fingerprints: {prints}"])
 
-
+# %% ../../nbs/lab/02_kept.ipynb #22b7c88a
 @patch
 def table(self: KeptSettings,
     metrics=None,      # names; None: all that some row has
@@ -468,7 +468,7 @@ def table(self: KeptSettings,
 @patch
 def __repr__(self: KeptSettings): return repr(self.table(caption=False)) if self.rows else "nothing kept yet"
 
-
+# %% ../../nbs/lab/02_kept.ipynb #66883c2a
 @patch
 def compare(self: KeptSettings,
     a: str,    # names of two rows
@@ -509,7 +509,7 @@ def free_name(
     names = itertools.chain([path], (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(2)))
     return next(name for name in names if not name.exists() and not name.is_symlink())
 
-
+# %% ../../nbs/lab/02_kept.ipynb #278554f7
 def records_of(
     row: KeptRow,
     versions: list,   # all installations of the file
@@ -529,7 +529,7 @@ def records_of(
                       else {}})
     return found
 
-
+# %% ../../nbs/lab/02_kept.ipynb #1e8954cc
 @patch
 def study(self: KeptSettings) -> Study:
     "The rows of this detector and these samples as a study."
@@ -573,7 +573,7 @@ def rows_in(
                                           dict(study.versions[record["versions"]]), origin)
     return list(rows.values())
 
-
+# %% ../../nbs/lab/02_kept.ipynb #6460dafd
 @patch
 def load(self: KeptSettings,
     path,       # a file that `save` wrote
@@ -628,7 +628,7 @@ def csv(self: KeptSettings) -> str:
                "; ".join(self.differences(row.name))])
     return out.getvalue()
 
-
+# %% ../../nbs/lab/02_kept.ipynb #44620860
 @patch
 def markdown(self: KeptSettings) -> str:
     "The table for a report, with what it is of above it."
@@ -669,7 +669,7 @@ def name_of(
         if isinstance(name, str) and name.isidentifier() and name[0] != "_" and fits(names[name]): return name
     return None
 
-
+# %% ../../nbs/lab/02_kept.ipynb #f89e5cd4
 LIVE, NEXT = weakref.WeakValueDictionary(), itertools.count(1)   # number -> panel; the next number
 
 
@@ -691,7 +691,7 @@ def live(
                         "Make the panel again and copy its code again.")
     return LIVE[number]
 
-
+# %% ../../nbs/lab/02_kept.ipynb #e573cea9
 def as_code(
     weights: dict,              # name -> value
     clouds: bool = False,       # whether the samples are clouds
@@ -710,7 +710,7 @@ def as_code(
              f"print(evaluate(maps, masks, scores, labels=np.array([s.anomalous for s in {samples}])))"]
     return "\n".join(lines)
 
-
+# %% ../../nbs/lab/02_kept.ipynb #c16d804d
 def code_of(
     panel,             # with `detector` and `samples`, a list
     weights: dict,     # name -> value
@@ -775,7 +775,7 @@ class KeptTable:
 
     def _ipython_display_(self): show_panel(self)
 
-
+# %% ../../nbs/lab/02_kept.ipynb #8a9dc582
 @patch
 def _controls(self: KeptTable):
     "Make everything that can be chosen, written or pressed."
@@ -806,7 +806,7 @@ def _controls(self: KeptTable):
     self.table, self.beside = (W.HTML(layout=W.Layout(overflow="auto", max_width="100%")) for _ in range(2))
     self.message = W.HTML(layout=W.Layout(max_width="450px"))
 
-
+# %% ../../nbs/lab/02_kept.ipynb #99cfe1ec
 @patch
 def _arrange(self: KeptTable):
     "Put all of it into `self.box`."
@@ -850,7 +850,7 @@ def _chosen(self: KeptTable, change):
     self.mark()
     self._guarded(self.use)
 
-
+# %% ../../nbs/lab/02_kept.ipynb #61e4dec4
 @patch
 def _named(self: KeptTable, change):
     "A file of the menu: its name goes into the field."
@@ -879,7 +879,7 @@ def show(self: KeptTable,
     finally: self._held = False
     self.mark()
 
-
+# %% ../../nbs/lab/02_kept.ipynb #2561b46f
 @patch
 def mark(self: KeptTable):
     "Show the table, with the chosen row marked; it is compared with another one."
@@ -906,7 +906,7 @@ def keep(self: KeptTable):
     self.show(row.name)
     self.say(f"kept as {row.name}")
 
-
+# %% ../../nbs/lab/02_kept.ipynb #afbe3d8c
 @patch
 def use(self: KeptTable):
     "Set the weights of the chosen row."
@@ -931,7 +931,7 @@ def rename(self: KeptTable):
     self.show(row.name)
     self.say(f"{old} is now {row.name}")
 
-
+# %% ../../nbs/lab/02_kept.ipynb #f79ee718
 @patch
 def delete(self: KeptTable):
     "Take the chosen row out."
@@ -977,7 +977,7 @@ def save(self: KeptTable):
     others = f"; {left} of other data stay in their own files" if left else ""
     self.say(f"{count} {'row' if count == 1 else 'rows'} saved to {written.resolve()}{others}")
 
-
+# %% ../../nbs/lab/02_kept.ipynb #ce1108bf
 @patch
 def load(self: KeptTable):
     "Add the rows of the file."

@@ -175,7 +175,7 @@ def _keyboard(self: PointPicker):
     self.button.on_click(weakly(self._from_numbers))
     return W.HBox([self.menu, W.HBox([self.row, self.column, self.button])], layout=W.Layout(flex_flow="row wrap"))
 
-
+# %% ../../nbs/lab/08_picking.ipynb #2ac3ea16
 @patch
 def _build(self: PointPicker):
     "Make the widgets and put them into `self.box`, all of fixed size; what is said of the point stands above all pictures."
@@ -228,7 +228,7 @@ def choose_pixel(self: PointPicker,
     if (self.point.row, self.point.column) != (row, column):
         self.label.value += f" <small>(nearest to row {row}, column {column}, of which no point is shown)</small>"
 
-
+# %% ../../nbs/lab/08_picking.ipynb #0eb18479
 @patch
 def _show(self: PointPicker):
     for name, picture in self.pictures.items():

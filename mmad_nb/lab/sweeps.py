@@ -48,7 +48,7 @@ class Axis:
         away = abs(np.log(values / value)) if self.log else abs(values - value)
         return dict(zip(self.names, self.settings[int(np.argmin(away))]))
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #802491b8
 def log_range(
     weight,     # a detector's numeric weight
 ) -> tuple | None:  # (low, high); None: a log axis makes no sense
@@ -72,7 +72,7 @@ def weight_axis(
     values = tuple(map(float, values))
     return Axis((weight.name,), weight.symbol or weight.name, values, tuple((v,) for v in values), ends is not None)
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #296495c7
 def ratio_axis(
     top,               # a weight with 0 as its lowest value
     bottom,            # another one
@@ -95,7 +95,7 @@ def some_of(
     if not isinstance(components, dict): return components[images]
     return {name: values[images if isinstance(values, list) else evaluator.span(images)] for name, values in components.items()}
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #21c0d2e1
 def only_ratio(
     detector,
     components,            # of at least one sample
@@ -191,7 +191,7 @@ def axis(self: SweepCurve) -> Axis:
     name = self.weight.value
     return self.ratios[name] if name in self.ratios else weight_axis(self.numeric[name], self.log.value)
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #d4e21712
 @patch
 def find(self: SweepCurve, weights: dict):
     "The sweep over the chosen axis, with the other weights as in `weights`; it and that of the band are started if they are not there yet."
@@ -216,7 +216,7 @@ def find(self: SweepCurve, weights: dict):
     sweep, self.band = self.known[key]
     return sweep
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #925fd2c4
 @patch
 def _few(self: SweepCurve, axis: Axis) -> list:
     "The numbers of eleven positions, spread evenly: where the band is computed."
@@ -235,7 +235,7 @@ def _clicked(self: SweepCurve, value: float):
     "A place on the curve: hand on the weights of the nearest position."
     self.move(self.axis.nearest(value))
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #2a766c9e
 @patch
 def _again(self: SweepCurve, change):
     "The other kind of axis."
@@ -254,7 +254,7 @@ def show(self: SweepCurve, weights: dict, metrics):
     with self.one_at_a_time: self.here = self.axis.at(weights), now
     self.draw(now=True)
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #cb563fd5
 @patch
 def draw(self: SweepCurve, now=False):
     "Send the curve to the picture, as far as it is known: every tenth position and the last ones, or at once."
@@ -279,7 +279,7 @@ def draw(self: SweepCurve, now=False):
                         dot_svg(frame, *self.here, LINES[1], diamond=True, label=f"{self.here[1]:.3f}"))
         self.drawn = state
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #2c45e556
 @patch
 def _words(self: SweepCurve, axis: Axis) -> str:
     "The curve for those who do not see it."
@@ -353,7 +353,7 @@ def cells_svg(
         if cross: parts.append(f"<path d='M{left} {high_y}L{right} {low_y}M{right} {high_y}L{left} {low_y}' stroke='#000'/>")
     return "".join([*parts, "</g>"])
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #4502d9a3
 def contours_svg(
     frame: Frame,
     x, y,                 # positions of the columns and of the rows
@@ -377,7 +377,7 @@ def contours_svg(
                          f"paint-order='stroke'>{level:g}</text>")
     return "".join(parts)
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #043b972b
 def bar_svg(frame: Frame, limits: tuple, name: str = "viridis") -> str:
     "The colours of the cells with numbers, in the room on the right."
     left, bottom, height = frame.width - frame.right + 14, frame.height - 40, frame.height - 50
@@ -467,7 +467,7 @@ def find(self: HeatMap, weights: dict):
                                 order=lambda count: square_order(len(axes[0].values), len(axes[1].values)), **others)
     return self.known[key]
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #e1bc84f4
 @patch
 def stop(self: HeatMap):
     "Give up all that is computed in the background."
@@ -495,7 +495,7 @@ def _again(self: HeatMap, change):
     with self.turns:
         if self.asked is not None: self._tried(lambda: self.show(*self.asked))
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #56a0a258
 @patch
 def _tried(self: HeatMap, action):
     "Do it; an error is shown, then raised: what a button raises is seen nowhere else."
@@ -516,7 +516,7 @@ def _go(self: HeatMap, button):
     "To the best place."
     self._tried(lambda: self.move and self.move(self.peak()))
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #02984442
 @patch
 def values(self: HeatMap) -> tuple:  # (rows, columns): values, which are known, which are of a map that says nothing
     "The metric at every place."
@@ -566,7 +566,7 @@ def draw(self: HeatMap, now=False):
         self.chart.draw(frame, *parts)
         self.drawn = state
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #080c29de
 LEAST = .0005   # less is no difference in three digits
 
 
@@ -638,7 +638,7 @@ def _guarded(self: TrainingGrid, action):
         self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #7b821c72
 @patch
 def train(self: TrainingGrid):
     "Train the chosen combination, and show it."
@@ -658,7 +658,7 @@ def refresh(self: TrainingGrid):
     self.table.value = self.numbers()
     if self.samples: self.show_map()
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #1a2bb067
 @patch
 def numbers(self: TrainingGrid) -> str:  # HTML
     "All combinations; the chosen one is framed."
@@ -676,7 +676,7 @@ def numbers(self: TrainingGrid) -> str:  # HTML
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><caption>{metric_label(self.metric.value)}, mean of the seeds ± half range</caption><tr>{head}</tr>{''.join(rows)}</table>"
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #06c53487
 @patch
 def show_map(self: TrainingGrid):
     "The map of the sample, in limits that stay; a grey photo where there is none."
@@ -754,7 +754,7 @@ def _guarded(self: SweepLab, action):
         self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
         raise
 
-
+# %% ../../nbs/lab/03_sweeps.ipynb #4054bcd6
 @patch
 def refresh(self: SweepLab):
     "Metrics of the present weights, and where they stand on curve and map."

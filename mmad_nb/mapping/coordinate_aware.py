@@ -113,7 +113,7 @@ class LayerMLP(FeatureMapper):
 KINDS = {"coordinate": CoordinateMapper, "mlp": LayerMLP}
 STREAMS = ("real", "est")
 
-
+# %% ../../nbs/mapping/05_coordinate_aware.ipynb #0284f1be
 def create_coordinate_mappers(
     dim: int,                          # channels of one depth
     streams: Sequence[str] = STREAMS,  # which kinds of normals
@@ -142,7 +142,7 @@ def layer_distances(
     split = lambda x: x.unflatten(1, (3, -1))
     return 1 - F.cosine_similarity(split(predicted), split(target), dim=2)
 
-
+# %% ../../nbs/mapping/05_coordinate_aware.ipynb #f357cbe9
 def layer_losses(
     distances: torch.Tensor,           # (B,3,h,w), of `layer_distances`
     mask: torch.Tensor | None = None,  # (B,H,W) bool: pixels that count (real stream); None: all (estimated stream)
@@ -186,7 +186,7 @@ def on_grid(
     "Features stretched to the grid on which they are to be mapped."
     return features if side is None else upsample(features, (side, side))
 
-
+# %% ../../nbs/mapping/05_coordinate_aware.ipynb #f68d76f3
 def coordinate_loss(
     mappers: nn.ModuleDict,      # of create_coordinate_mappers
     stream: str,                 # "real" or "est"
@@ -221,7 +221,7 @@ def pixel_distances(
         found[some] = (1 - F.cosine_similarity(guess, truth, dim=2)).mean(1).float().clamp(min=0).cpu()
     return found.reshape(valid.shape)
 
-
+# %% ../../nbs/mapping/05_coordinate_aware.ipynb #8f38028a
 @torch.inference_mode()
 def stream_maps(
     mappers: nn.ModuleDict,  # of create_coordinate_mappers, in evaluation mode
@@ -307,7 +307,7 @@ def with_shares(
     like = next(mapper.parameters())
     return shares, pixel_distances(mapper(source[None].to(like), shares[None].to(like))[0], target.to(like), valid)
 
-
+# %% ../../nbs/mapping/05_coordinate_aware.ipynb #653c0273
 class SelectorPanel:
     "Choose a sample and what the selector may take; shares as colours, and the distance."
     def __init__(self,

@@ -37,7 +37,7 @@ def check_whole(
     if not isinstance(value, Integral) or isinstance(value, bool) or not low <= value <= high:
         raise DataError(where, repr(value), f"a whole number from {low} to {high}", "Correct it.")
 
-
+# %% ../../nbs/mapping/01_crossmodal.ipynb #1476d399
 class FeatureMapper(nn.Module):
     "Guesses the features of one sensor from those of the other, one pixel at a time."
     def __init__(self,

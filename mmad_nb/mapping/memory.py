@@ -58,7 +58,7 @@ def nearest(
         found.append((best.values, candidates.gather(1, best.indices)))
     return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 
-
+# %% ../../nbs/mapping/04_memory.ipynb #04ba7a19
 def _propose(queries, bank, middle, count, bank_chunk):
     "Row numbers (Q,count) of the nearest rows, by products; the last digits are uncertain."
     values, numbers = [], []
@@ -127,7 +127,7 @@ def random_choice(
     check_whole("count", count), check_whole("chosen", chosen)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:chosen]
 
-
+# %% ../../nbs/mapping/04_memory.ipynb #e30ac827
 CHOICES = ("greedy", "random")
 
 

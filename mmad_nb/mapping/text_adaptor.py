@@ -289,7 +289,7 @@ def refresh(self: AnchorPanel, change=None):
     described(self.pictures[0], f"photo: {what}"), described(self.pictures[1], f"shares of the experts for the sentences of {self.called.value}")
     described(self.pictures[2], f"map of Ψ text, {what} called {self.called.value}: {low:.3g} to {high:.3g}")
 
-
+# %% ../../nbs/mapping/03_text_adaptor.ipynb #bf64bcbd
 @patch
 def rescale(self: AnchorPanel, button=None):
     "Paint the largest value of the present map white."

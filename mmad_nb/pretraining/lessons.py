@@ -138,7 +138,7 @@ def ground(
     return Surface(height.astype(np.float32), np.clip(mix(first, second, tone), 0, 1).astype(np.float32),
                    np.full_like(x, rng.uniform(.05, .4)))
 
-
+# %% ../../nbs/pretraining/01_lessons.ipynb #1575d4c3
 def blot(
     surface: Surface,
     u: np.ndarray,   # (H,W) mm from the blot's middle
@@ -198,7 +198,7 @@ def damaged(
     if style.smooth: xyz = averaged(xyz, valid, style.smooth)
     return Sample(rgb, xyz, valid, kind > 0, category, "mixed", f"{category}/mixed/{seed}"), kind, moved
 
-
+# %% ../../nbs/pretraining/01_lessons.ipynb #ff418ba5
 def averaged(
     xyz: np.ndarray,    # (3,H,W)
     valid: np.ndarray,  # (H,W) bool

@@ -171,7 +171,7 @@ class SurfaceLesson:
     names: torch.Tensor    # (3000,) int64, numbers in SURFACES; -1 where unknown
     category: str
 
-
+# %% ../../nbs/pretraining/06_pointnet2.ipynb #17152ae8
 def surface_lesson(
     category: str,       # one of NAMES, or BODY
     number: int,         # which individual
@@ -194,7 +194,7 @@ def surface_lesson(
     plan = plan_groups(unit_sphere(shaken)[index], net.groups, net.radii, net.neighbours)
     return SurfaceLesson(plan, names[index], category)
 
-
+# %% ../../nbs/pretraining/06_pointnet2.ipynb #64bf7a95
 def forge_surface_lessons(
     categories: Sequence[str],  # some of NAMES and BODY
     individuals: int,           # of each
@@ -269,7 +269,7 @@ def name_weights(
     weight = count.clamp(min=1).float() ** -.5
     return weight * count.sum() / (weight * count).sum()
 
-
+# %% ../../nbs/pretraining/06_pointnet2.ipynb #6ff7c7a6
 def surface_loss(
     net: PointNet2,
     alarm: Alarm,

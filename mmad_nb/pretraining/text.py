@@ -19,6 +19,18 @@ from torch import nn
 
 from ..core.runtime import DataError, progress, written_beside
 from ..core.training import train
+
+# %% auto #0
+__all__ = ['SPLAT', 'COLOURS', 'SHAPES', 'MATERIALS', 'PARTS', 'TRAITS', 'DEFECTS', 'WORDS', 'CHUNK', 'POOL', 'NAMES', 'GENERIC',
+           'LOOKS', 'ADJECTIVES', 'TAILS', 'KINDS', 'GRID', 'SIDE', 'FULL', 'QUICK', 'looks_of', 'traits_of',
+           'outline_of', 'nameless', 'forge_pair', 'forge_pool', 'Pool', 'pick', 'article', 'tokenizer', 'vocabulary',
+           'unknown_words', 'state_patterns', 'Facts', 'Claim', 'composed', 'caption', 'Batch', 'move', 'tint',
+           'window_of', 'twin_batch', 'make_batch', 'window_tokens', 'Attributes', 'patch_weights', 'largest_loss',
+           'attribute_loss', 'text_features', 'meaning', 'rows_from_text', 'word_caption', 'word_loss', 'state_prompts',
+           'contrastive_loss', 'Round', 'Plan', 'recorded', 'picture_round', 'word_round', 'joint_round',
+           'train_tiny_clip', 'CaptionPanel']
+
+# %% ../../nbs/pretraining/03_text.ipynb #b06c42e8
 from ..core.widgets import described
 from ..core.charts import titled
 from ..data import prepare, square
@@ -32,16 +44,6 @@ from .encoders import save_half
 from .lessons import ANYTHING, PLAIN, damaged, draw_style, ribs
 from ..views import Cameras, render
 from ..views.render import rotation
-
-# %% auto #0
-__all__ = ['SPLAT', 'COLOURS', 'SHAPES', 'MATERIALS', 'PARTS', 'TRAITS', 'DEFECTS', 'WORDS', 'CHUNK', 'POOL', 'NAMES', 'GENERIC',
-           'LOOKS', 'ADJECTIVES', 'TAILS', 'KINDS', 'GRID', 'SIDE', 'FULL', 'QUICK', 'looks_of', 'traits_of',
-           'outline_of', 'nameless', 'forge_pair', 'forge_pool', 'Pool', 'pick', 'article', 'tokenizer', 'vocabulary',
-           'unknown_words', 'state_patterns', 'Facts', 'Claim', 'composed', 'caption', 'Batch', 'move', 'tint',
-           'window_of', 'twin_batch', 'make_batch', 'window_tokens', 'Attributes', 'patch_weights', 'largest_loss',
-           'attribute_loss', 'text_features', 'meaning', 'rows_from_text', 'word_caption', 'word_loss', 'state_prompts',
-           'contrastive_loss', 'Round', 'Plan', 'recorded', 'picture_round', 'word_round', 'joint_round',
-           'train_tiny_clip', 'CaptionPanel']
 
 # %% ../../nbs/pretraining/03_text.ipynb #7e4908c6
 SPLAT = 4.  # pixels: diameter of a drawn point, about three times what the points of a capture are apart
@@ -108,7 +110,7 @@ def outline_of(
         return np.maximum(inside_box(x + place[0], y, arm[0], 2 * radius, 4), inside_box(x, y + place[1], 2 * radius, arm[1], 4))
     return radius - np.hypot(x, y * u(1, 1.8)) * (1 + u(.08, .2) * noise(x, y, u(12, 40), rng))
 
-
+# %% ../../nbs/pretraining/03_text.ipynb #0f66f976
 def nameless(
     x: np.ndarray,  # (H,W) mm, the object's frame
     y: np.ndarray,  # (H,W) mm
@@ -322,7 +324,7 @@ def composed(
     return " ".join([claims[which] for which in ("colour", "part", "shape", "material") if which in claims]
                     + [pick(rng, GENERIC)]), claims
 
-
+# %% ../../nbs/pretraining/03_text.ipynb #51ca0170
 def caption(
     rng: np.random.Generator,
     facts: Facts,
@@ -469,7 +471,7 @@ def largest_loss(
     "Binary cross-entropy of the largest patch, which is what a picture is judged by."
     return F.binary_cross_entropy_with_logits(logits.amax(1), wrong.float())
 
-
+# %% ../../nbs/pretraining/03_text.ipynb #518fec7d
 def attribute_loss(
     model: nn.Module,              # tiny_clip
     table: Attributes,

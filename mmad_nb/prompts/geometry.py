@@ -76,7 +76,7 @@ class Defects(NamedTuple):
     scores: torch.Tensor  # (B,n) outlier score of every point
     index: torch.Tensor   # (B,k) numbers of the chosen points, the strangest first
 
-
+# %% ../../nbs/prompts/03_geometry.ipynb #4ddb0416
 class GDDM(nn.Module):
     "Geometry defect distillation: the strangest points of a cloud as tokens of a sentence."
     def __init__(self,
@@ -119,7 +119,7 @@ class GDDM(nn.Module):
 # %% ../../nbs/prompts/03_geometry.ipynb #1f177b22
 ORDERS = ("paper", "release")  # shape prompt before the learned vectors, or behind them
 
-
+# %% ../../nbs/prompts/03_geometry.ipynb #028bc907
 class GeometryPrompts(LearnablePrompts):
     "Learned sentences that also hear the form of the object, and, the damaged one, its strangest points."
     def __init__(self,
@@ -175,7 +175,7 @@ def sentences(self: GeometryPrompts,
         found.append(torch.cat([*(shape + learned if self.order == "paper" else learned + shape), *own], 1))
     return found
 
-
+# %% ../../nbs/prompts/03_geometry.ipynb #ebe71a56
 @patch
 def vectors(self: GeometryPrompts,
     plan: Plan,            # of B clouds
@@ -209,7 +209,7 @@ def chosen_points(
     scores = outlier_scores(local, prototypes)
     return scores, strongest(scores[None], k)[0][0]
 
-
+# %% ../../nbs/prompts/03_geometry.ipynb #6678db75
 class OutlierPanel:
     "A cloud coloured by outlier score; the chosen points glow. k and the size of the bank are sliders."
     def __init__(self,

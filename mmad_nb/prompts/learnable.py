@@ -27,7 +27,7 @@ __all__ = ['WORDS', 'LearnablePrompts', 'put_in', 'similarity', 'similarity_maps
 # %% ../../nbs/prompts/02_learnable.ipynb #3fab4946
 WORDS = ("object.", "damaged object.")  # what stands behind the learned vectors: flawless, damaged
 
-
+# %% ../../nbs/prompts/02_learnable.ipynb #d46e51a1
 class LearnablePrompts(nn.Module):
     "Two sentences, flawless and damaged, whose first words are learned; the text tower behind them stays as it is."
     def __init__(self,

@@ -99,7 +99,7 @@ def prompt_sentences(
     if mode == "cpe": return ensemble_sentences(category)
     return object_sentences(category), described_sentences(category) if mode == "apg_written" else []
 
-
+# %% ../../nbs/prompts/01_states.ipynb #a471475a
 def encode_prompts(
     mode: str,                  # one of MODES
     categories: Sequence[str],  # as folders are called; their order is the order of the rows
@@ -163,6 +163,7 @@ class Sentences(dict):
             raise DataError("sentences", f"{sorted(found)} without their normal ones", "text/CATEGORY/normal", "Save them again.")
         self.update({name: PromptText(kinds["normal"], kinds.get("abnormal")) for name, kinds in found.items()})
 
+# %% ../../nbs/prompts/01_states.ipynb #56443e9a
 TEXT_ENCODERS = {"tiny": "tiny_clip", "paper": "ViT-L-14-336.openai"}
 
 
@@ -376,7 +377,7 @@ def check_score(
         raise DataError("score 'probability'", "no abnormal anchor", "one, for probabilities",
                         "Object-conditioned text (oct) has none: use 'distance', or prompts 'cpe' or 'apg'.")
 
-
+# %% ../../nbs/prompts/01_states.ipynb #574206e4
 def psi_maps(
     modules: nn.ModuleDict,                # from create_text_mappers
     features: Features,                    # of one sample

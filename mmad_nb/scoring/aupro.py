@@ -95,7 +95,7 @@ def as_maps_and_masks(
                         "Resize the masks (nearest) or the maps (bilinear) first; is the test set empty?")
     return (maps, masks) if maps.ndim == 3 else (maps[None], masks[None])
 
-
+# %% ../../nbs/scoring/01_aupro.ipynb #edb332ab
 def as_mask(
     masks,          # numpy or torch; nonzero = defective
     where: str = "masks",  # how messages call them
@@ -118,7 +118,7 @@ def as_numpy(
     "Anything as a NumPy array."
     return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
 
-
+# %% ../../nbs/scoring/01_aupro.ipynb #a6cab75b
 def as_numbers(
     where: str,     # how messages call them
     values,         # numpy, torch on any device, or nested lists
@@ -172,7 +172,7 @@ def check_limits(limit):
                         "Each names a metric of its own, such as aupro@30; leave one out.")
     return limits
 
-
+# %% ../../nbs/scoring/01_aupro.ipynb #56a6396b
 def limit_name(
     limit: float,   # L in (0,1]
 ) -> str:           # such as "aupro@30"

@@ -30,7 +30,7 @@ def auroc(
     if len(anomalous) == 0 or len(normal) == 0: return float("nan")
     return mean_win(*count_outranking(anomalous, normal), len(normal))
 
-
+# %% ../../nbs/scoring/03_evaluate.ipynb #3fcd913a
 def two_lists(
     anomalous,          # (M,) numpy, torch or a list
     normal,             # (n,)
@@ -156,7 +156,7 @@ def as_points(
     scores, labels = as_maps_and_masks(scores[None], np.concatenate([as_numpy(m) for m in masks])[None])
     return scores[0, 0], labels[0, 0], tuple(len(m) for m in maps)
 
-
+# %% ../../nbs/scoring/03_evaluate.ipynb #670abd73
 def per_image(
     values,                # (N,H,W), or (P,) of all points
     sizes: tuple | None,   # points of each cloud; None: images
@@ -186,7 +186,7 @@ def image_labels(labels, masks, sizes=None):
         return labels.astype(bool)
     return np.array([mask.any() for mask in per_image(masks, sizes)])
 
-
+# %% ../../nbs/scoring/03_evaluate.ipynb #cc2517b6
 def image_scores(scores, maps, sizes=None):
     "The scores of the images or clouds: as given, or the maximum of each map."
     if scores is not None: return one_per_image("scores", scores, len(sizes or maps)).astype(float)

@@ -269,7 +269,7 @@ def blocks(
         held += size
     return [slice(first, last) for first, last in zip(starts, [*starts[1:], len(sizes)])]
 
-
+# %% ../../nbs/scoring/04_evaluator.ipynb #f82000cd
 @patch
 def per_block(self: Evaluator,
     work,           # function of a slice of images
@@ -323,7 +323,7 @@ def _joined(self: Evaluator,
                         "Scores and labels must be those of the same samples.")
     return torch.cat([as_float(scores) for scores in maps]) if list_of else as_float(maps)
 
-
+# %% ../../nbs/scoring/04_evaluator.ipynb #28192dd3
 @patch
 def _check_components(self: Evaluator,
     components,            # as for `fused`
@@ -350,7 +350,7 @@ def asked(
     more = "components" in inspect.signature(score).parameters
     return score(maps, components=components, **weights) if more else score(maps)
 
-
+# %% ../../nbs/scoring/04_evaluator.ipynb #46bbc6a3
 @patch
 def fused(self: Evaluator,
     components,     # mapping from names to (N,H,W) tensors; a dict, or such that components[2:5] is three of the images
@@ -429,7 +429,7 @@ def fused_and_scored(self: Evaluator,
         raise DataError("maps", f"NaN in {int(numbers[0].isnan().sum())} of them", "numbers", "Find out where they arise.")
     return fused, one_per_image("scores", numbers[-1] if scores is None or callable(scores) else scores, len(fused))
 
-
+# %% ../../nbs/scoring/04_evaluator.ipynb #6783f185
 @patch
 def metrics_of(self: Evaluator,
     fused,               # (N,H,W) tensor, or of clouds a list of N (n,); images may come back in another order
@@ -457,7 +457,6 @@ def evaluate(self: Evaluator,
     metrics = self.metrics_of(fused, scores, mode)
     if not self.sizes: self.spare["room"] = fused
     return metrics
-
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #873af846
 class AnomalyMetrics:

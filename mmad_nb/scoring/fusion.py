@@ -40,7 +40,7 @@ def fuse_maps(
     if rule == "max": return torch.maximum(photo * rgb, shape * xyz)
     return rgb if alpha <= 0.5 else xyz
 
-
+# %% ../../nbs/scoring/02_fusion.ipynb #cf31b554
 def check_distances(
     where: str,  # how messages call them
     maps,        # any shape

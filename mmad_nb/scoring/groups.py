@@ -52,7 +52,7 @@ def strips_svg(
             f"<path d='M106 {foot + 26}l5 6l-5 6l-5 -6z' fill='#d55e00'/><text x='116' y='{foot + 36}'>defective</text>"
             f"<circle cx='196' cy='{foot + 32}' r='4' fill='#3b8fd4'/><text x='206' y='{foot + 36}'>good</text></svg>")
 
-
+# %% ../../nbs/scoring/06_groups.ipynb #60c2b6c6
 def escaped(text) -> str:
     "Text that may stand in HTML."
     from html import escape
@@ -133,7 +133,7 @@ class GroupEvaluator:
         self.within = {name: Evaluator(pick(places), self.whole.labels[places], limits) for name, places in self.places.items()}
         self.threads, self.pause = self.whole.threads, self.whole.pause      # as `Evaluator` has them, for `gently`
 
-
+# %% ../../nbs/scoring/06_groups.ipynb #5d3bfebe
 @patch
 def evaluate(self: GroupEvaluator,
     maps,             # (N,H,W) scores, numpy or torch; of clouds a list of N (n,); or, with `fuse`, components
@@ -189,7 +189,7 @@ def two_categories(
         rows[name] = noise[:bad] + offset + skill, noise[bad:] + offset
     return rows
 
-
+# %% ../../nbs/scoring/06_groups.ipynb #807396d5
 class GroupPanel:
     "Sliders for what makes pooled and mean differ; the scores, and both numbers."
     def __init__(self):

@@ -83,7 +83,7 @@ class Bins:
         if self.buckets is None: return torch.zeros(scores.numel(), dtype=torch.int64, device=scores.device)
         return self.table.to(scores.device)[self.buckets.number(scores.reshape(-1)).long()]
 
-
+# %% ../../nbs/scoring/07_intervals.ipynb #1fc82392
 def choose_bins(
     scores: torch.Tensor,   # (P,) all scores
     normal: torch.Tensor,   # (P,) bool: not defective
@@ -131,7 +131,7 @@ class Draws:
 
     __repr__ = __str__
 
-
+# %% ../../nbs/scoring/07_intervals.ipynb #76c11ef0
 class Bootstrap:
     "Resampled test sets, drawn once, and what depends on the masks alone."
     def __init__(self,
@@ -202,7 +202,7 @@ def _metrics(self: Bootstrap,
     names = ["image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1", *map(limit_name, self.whole.limits)]
     return dict(zip(names, torch.cat(rows, 1).cpu()))
 
-
+# %% ../../nbs/scoring/07_intervals.ipynb #62f3a2a5
 @patch
 def of(self: Bootstrap,
     maps,                  # (N,H,W) scores, numpy or torch; of clouds a list of N (n,); or, with `fuse`, components

@@ -178,7 +178,7 @@ def draw(self: SweepPanel):
     if known % 10 and known < len(self.sweep.values): return
     self.paint()
 
-
+# %% ../../nbs/scoring/05_sweep.ipynb #0fc31589
 @patch
 def paint(self: SweepPanel):
     "Curves, as far as they are known, and the present position on each."

@@ -52,7 +52,7 @@ class Confusion:
         return ("<table><tr><td></td><th scope='col'>flagged</th><th scope='col'>not flagged</th></tr>"
                 + row("defective", f"found {self.found:,}", f"missed {self.missed:,}") + row("good", f"false alarms {self.false_alarms:,}", f"passed {self.passed:,}") + "</table>")
 
-
+# %% ../../nbs/scoring/08_thresholds.ipynb #6a9664fb
 def _ratio(part, whole): return part / whole if whole else float("nan")
 
 
@@ -133,7 +133,7 @@ def threshold_at_rate(
     place = len(normal) - 1 - min(int(rate * len(normal)), len(normal) - 1)
     return float(np.partition(normal, place)[place])
 
-
+# %% ../../nbs/scoring/08_thresholds.ipynb #ea64fab7
 def cheapest_threshold(
     scores,              # as `confusion`
     labels,              # as `confusion`

@@ -262,7 +262,7 @@ def diffusers_pipeline(
         raise WeightsError(weights, f"files that diffusers cannot read ({str(error).splitlines()[0][:200]})",
                            "Stable Diffusion in diffusers' layout", f"Download it again, whole. {get}") from error
 
-
+# %% ../../nbs/streams/02_augment.ipynb #b29db7c3
 class StableDiffusion(PhotoGenerator):
     "Stable Diffusion 2.1 as published: an autoencoder, a text encoder and the U-Net."
     def __init__(self,
@@ -352,7 +352,7 @@ def adapt(self: PhotoGenerator,
     self.adapter, self.learned_from = adapter, f"{len(photos)} photos ({settings['photos']}), {how['steps']} steps, seed {seed}"
     return self
 
-
+# %% ../../nbs/streams/02_augment.ipynb #1e4f77f3
 @patch
 def objective(self: PhotoGenerator,
     latents: torch.Tensor,  # (k,C,h,w) of the photos
@@ -424,7 +424,7 @@ def variants(self: PhotoGenerator,
                 for part in parts]
     return with_detail(torch.cat(made), photos.repeat_interleave(n, 0)).unflatten(0, (-1, n))
 
-
+# %% ../../nbs/streams/02_augment.ipynb #eae42cf8
 @patch
 @torch.no_grad()
 def sampled(self: PhotoGenerator,
@@ -460,7 +460,7 @@ def side_by_side(
     row = torch.cat(list(tiles), 2)[..., :-gap if gap else None]
     return (row * 255).round().byte().permute(1, 2, 0).numpy()
 
-
+# %% ../../nbs/streams/02_augment.ipynb #25929c11
 class AugmentPanel:
     "Sliders for strength and steps; the photo and what becomes of it."
     def __init__(self,

@@ -105,7 +105,7 @@ def as_tokens(
     "The whole picture's vector, then those of the patches, row by row."
     return torch.cat([seen.image[:, None], seen.patches.flatten(2).mT], 1)
 
-
+# %% ../../nbs/streams/03_synergy.ipynb #30043bb0
 class SRM(nn.Module):
     "Synergistic refinement: tokens of renders and of depth maps attend to each other."
     def __init__(self,

@@ -39,7 +39,7 @@ def nearest_seen(
     source[lost] = known[nearest]
     return source
 
-
+# %% ../../nbs/views/02_project.ipynb #4ba1784c
 def back_project(
     maps: torch.Tensor,        # (V,S,S) scores of the pixels; more dimensions may stand in front
     views: Views,              # what `render` gave

@@ -82,7 +82,7 @@ def create_cameras(
     turns = np.stack([rotation(axis, angle) @ rotation("x", start) for axis, angle in pairs])
     return Cameras(tuple(f"{axis} {angle:g}" for axis, angle in pairs), torch.tensor(turns, dtype=torch.float32))
 
-
+# %% ../../nbs/views/01_render.ipynb #b0d1d1b5
 def fewer(
     cameras: Cameras,
     count: int,  # how many to keep
@@ -114,7 +114,7 @@ def rotate(
     turned += rotations[:, :, 2, None] * z
     return turned
 
-
+# %% ../../nbs/views/01_render.ipynb #d24ed5a9
 def place(
     points: torch.Tensor,     # (N,3)
     rotations: torch.Tensor,  # (V,3,3)
