@@ -28,7 +28,7 @@ ROOMS = "core data forge views features pretraining mapping prompts streams scor
 # Pages that are no notebooks, and their names in the contents; those of .ci/docs stand at the top of the site.
 COPIED = {".ci/docs/student.md": "For students", ".ci/docs/instructor.md": "For instructors", ".ci/docs/researcher.md": "For researchers",
           "CONTRIBUTING.md": "Contributing", "benchmarks/README.md": "Benchmarks"}
-SETTING_UP = ("#| default_exp", "import importlib.util\nif importlib.util.find_spec")     # cells that only Colab and the export need
+SETTING_UP = ("#| default_exp", "# Sets up Colab")     # cells that only Colab and the export need
 
 
 # Pages from notebooks
