@@ -220,7 +220,7 @@ def toctree(caption: str, *entries: str) -> str:
 def taught(root: Path) -> dict[str, str]:
     "Room -> what one learns in it, from the table of the index."
     cells = json.loads((root / "nbs/index.ipynb").read_text(encoding="utf8"))["cells"]
-    lines = "".join(next(text for c in cells if "## The course" in (text := "".join(c["source"]))))
+    lines = "".join(next(text for c in cells if "## The long path" in (text := "".join(c["source"]))))
     return {row[1].strip(): row[3].strip() for line in lines.splitlines() if len(row := line.split("|")) == 5}
 
 

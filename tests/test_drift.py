@@ -114,7 +114,7 @@ def test_notebook_is_fit_to_read(path):
 
 ROOMS = [r for r in "core data forge views features pretraining mapping prompts streams scoring detectors experiments lab exercises".split()
          if any((ROOT / "nbs" / r).glob("*.ipynb"))]
-# The reading order: the tour, the rooms in theirs, and at the end the appendix, core, which no reader of a detector needs.
+# The reading order: the tour, the rooms in theirs, and core at the end: an appendix, which no reader of a detector needs.
 COURSE = [ROOT / "nbs/00_tour.ipynb", *(p for room in (*ROOMS[1:], ROOMS[0]) for p in sorted((ROOT / "nbs" / room).glob("*.ipynb")) if p in NOTEBOOKS)]
 
 
