@@ -3,8 +3,8 @@
     python .ci/stills.py nbs/scoring/01_aupro.ipynb ...     run, then tidy
     python .ci/stills.py --tidy-only nbs/...                tidy alone
 
-Text and PNG pictures stay (pictures are reduced to 800 pixels of width and 128 colours); live widgets, which would be megabytes and show nothing
-without a kernel, are dropped. Pictures get a text for those who do not see them (alt.py). Every notebook must stay under 300 kB.
+Text and PNG pictures stay (pictures are reduced to 800 pixels of width and 256 dithered colours, or to 128 plain ones where the page would grow too
+large); live widgets, which would be megabytes and show nothing without a kernel, are dropped. Pictures get a text for those who do not see them (alt.py). Every notebook must stay under 300 kB.
 """
 import base64
 import io
@@ -27,17 +27,36 @@ MAX_BYTES = 300_000
 MAX_WIDTH = 800
 
 
-def smaller(png: str) -> str:
-    "The same picture, not too wide and with 128 colours; base64 in, base64 out."
+def smaller(png: str, colors: int = 256, dither: bool = True) -> str:
+    "The same picture, not too wide and with few colours; base64 in, base64 out."
     picture = Image.open(io.BytesIO(base64.b64decode(png)))
     if picture.mode == "P" and picture.width <= MAX_WIDTH: return png   # reduced before: it stays to the bit
     picture = picture.convert("RGB")
     if picture.width > MAX_WIDTH:
         picture = picture.resize((MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width)), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
     # MAXCOVERAGE keeps rare colours, such as the outline of a defect; k-means then settles the palette
-    picture.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=1).save(out, "PNG", optimize=True)
-    return min(png.replace("\n", ""), base64.b64encode(out.getvalue()).decode(), key=len)
+    reduced = picture.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    paper, palette = reduced.getpixel((0, 0)), reduced.getpalette()
+    palette[3 * paper:3 * paper + 3] = picture.getpixel((0, 0))         # white paper stays white
+    reduced.putpalette(palette)
+    if dither: reduced = picture.quantize(palette=reduced, dither=Image.Dither.FLOYDSTEINBERG)   # no bands in what is smooth
+    return min(packed(reduced), packed(picture), key=len)
+
+
+def packed(picture: Image.Image) -> str:
+    "PNG as base64."
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def reduce_pictures(notebook):
+    "All pictures of a page smaller, in place: smooth ones where the page has room for them, else with half the colours."
+    pictures = [o.data for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    raw = [data["image/png"] for data in pictures]
+    for way in ((256, True), (128, False)):
+        for data, png in zip(pictures, raw): data["image/png"] = smaller(png, *way)
+        if len(nbformat.writes(notebook).encode()) <= MAX_BYTES: break
 
 
 def keep(output) -> bool:
@@ -82,7 +101,7 @@ def tidy(notebook):
                 output.metadata = {}
             if "image/png" in output.get("data", {}):
                 output.metadata = {"image/png": {"alt": alt_text(notebook.cells, place)}}
-                output.data["image/png"] = smaller(output.data["image/png"])
+    reduce_pictures(notebook)
     return notebook
 
 

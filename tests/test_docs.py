@@ -164,6 +164,58 @@ def test_stills_write_the_words_and_leave_reduced_pictures_alone():
     assert tidy(page).cells[1].outputs[0].metadata == {"image/png": {"alt": "A ball. Picture. The picture shows a ball that is lit from above."}}
 
 
+def test_stills_are_small_and_smooth():
+    import numpy as np
+    from PIL import Image, ImageFilter
+    from stills import MAX_WIDTH, smaller
+
+    def png(picture):
+        out = io.BytesIO(); picture.save(out, "PNG")
+        return base64.b64encode(out.getvalue()).decode()
+    unpacked = lambda text: Image.open(io.BytesIO(base64.b64decode(text)))
+    y, x = np.mgrid[:300, :300] / 299
+    ramp = np.stack([200 * x, 180 * y, 120 * x * y], -1)                # far more than 256 colours
+    ramp += np.random.default_rng(0).integers(0, 3, ramp.shape)         # and a grain, which costs bytes
+    ramp[:20] = 253, 252, 251                                           # paper that is not quite white
+    ramp[150, 10:14] = 0, 255, 255                                      # an outline in a colour of its own
+    picture = Image.fromarray(ramp.astype(np.uint8))
+    soft = lambda p: np.asarray(p.convert("RGB").filter(ImageFilter.BoxBlur(4)), float)[30:140]
+    off = {}
+    for way in ((256, True), (128, False)):
+        small = smaller(png(picture), *way)
+        assert len(small) < .8 * len(png(picture)) and unpacked(small).mode == "P"
+        assert len(unpacked(small).getcolors()) <= way[0]
+        again = np.asarray(unpacked(small).convert("RGB"), int)
+        assert (again[:10] == (253, 252, 251)).all() and abs(again[150, 10:14] - (0, 255, 255)).max() < 40
+        off[way] = abs(soft(unpacked(small)) - soft(picture)).mean()
+    assert off[256, True] < .5 * off[128, False]                        # no bands: right on the average of a few pixels
+    wide = Image.new("RGB", (2 * MAX_WIDTH, 100), "white")
+    wide.paste("red", (0, 0, MAX_WIDTH, 100))
+    assert unpacked(smaller(png(wide))).size == (MAX_WIDTH, 50)
+
+
+def test_stills_halve_the_colours_of_a_page_that_is_too_large(monkeypatch):
+    import numpy as np
+    import stills
+    from PIL import Image
+
+    def page():
+        out = io.BytesIO()
+        y, x = np.mgrid[:200, :200]
+        grain = np.random.default_rng(0).integers(0, 8, (200, 200, 3))
+        Image.fromarray((np.stack([x, y, x * y / 200], -1) + grain).astype(np.uint8)).save(out, "PNG")
+        output = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(out.getvalue()).decode()})
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
+
+    def colors(notebook):
+        return len(Image.open(io.BytesIO(base64.b64decode(notebook.cells[0].outputs[0].data["image/png"]))).getcolors())
+    smooth, plain = page(), page()
+    stills.reduce_pictures(smooth)
+    monkeypatch.setattr(stills, "MAX_BYTES", len(nbformat.writes(smooth)) - 1)
+    stills.reduce_pictures(plain)
+    assert colors(smooth) > 128 >= colors(plain)
+
+
 def test_every_word_is_in_the_dictionary_or_in_the_list():
     pytest.importorskip("spylls", reason="pip install spylls")
     import spelling
