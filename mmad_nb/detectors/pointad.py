@@ -108,29 +108,39 @@ class PointAD(PairDetector):
     presets = {"tiny": {"vv": "off", "lr": 2e-3}, "paper": {"vv": 5, "lr": 1e-3}}
     weights = POINTAD_WEIGHTS
 
-    def set_up(self):
-        options, given = self.options, self.encoders
-        if not options.get("photo", True): self.weights = tuple(weight for weight in POINTAD_WEIGHTS if weight.name != "rgb")
-        if isinstance(given, str):
-            if given not in TEXT_ENCODERS: raise unknown_name("encoders", given, TEXT_ENCODERS)
-            name, dtype = TEXT_ENCODERS[given], getattr(torch, options["compute_dtype"])
-            self.encoder = text_tower(name, self.device) if dtype == torch.float32 else create_encoder(name, device=self.device, dtype=dtype)
-        else:
-            check_pair(self.name, given if isinstance(given, (list, tuple)) else (given,), (ClipEncoder,))
-            self.encoder = given[0] if isinstance(given, (list, tuple)) else given
-        for name in ("vv", "tap"):
-            if isinstance(options[name], int) and options[name] >= self.encoder.depth:
-                raise DataError(f"pointad option {name!r}", f"{options[name]}", f"a block from 0 to {self.encoder.depth - 1}", "Count from 0.")
-        if options["views"]: fewer(create_cameras(options["angles"]), options["views"])
-        self.pair, self.provenance, self.dtype = (self.encoder,), self.encoder.provenance, torch.float32
-        self.begin([])  # prompts that cannot be made are refused now
+# %% ../../nbs/detectors/08_pointad.ipynb #7e1a90c4
+@patch
+def set_up(self: PointAD):
+    "The encoder, and a look at options that depend on it."
+    options, given = self.options, self.encoders
+    if not options.get("photo", True): self.weights = tuple(weight for weight in POINTAD_WEIGHTS if weight.name != "rgb")
+    if isinstance(given, str):
+        if given not in TEXT_ENCODERS: raise unknown_name("encoders", given, TEXT_ENCODERS)
+        name, dtype = TEXT_ENCODERS[given], getattr(torch, options["compute_dtype"])
+        self.encoder = text_tower(name, self.device) if dtype == torch.float32 else create_encoder(name, device=self.device, dtype=dtype)
+    else:
+        check_pair(self.name, given if isinstance(given, (list, tuple)) else (given,), (ClipEncoder,))
+        self.encoder = given[0] if isinstance(given, (list, tuple)) else given
+    for name in ("vv", "tap"):
+        if isinstance(options[name], int) and options[name] >= self.encoder.depth:
+            raise DataError(f"pointad option {name!r}", f"{options[name]}", f"a block from 0 to {self.encoder.depth - 1}", "Count from 0.")
+    if options["views"]: fewer(create_cameras(options["angles"]), options["views"])
+    self.pair, self.provenance, self.dtype = (self.encoder,), self.encoder.provenance, torch.float32
+    self.begin([])  # prompts that cannot be made are refused now
 
-    @property
-    def recipe(self):
-        vv = None if self.options["vv"] == "off" else self.options["vv"]
-        return ViewRecipe(self.encoder, self.options["angles"], self.options["picture"], vv, self.options["tap"], self.options["photo"], self.options["views"])
+# %% ../../nbs/detectors/08_pointad.ipynb #7e1a90c7
+@patch(as_prop=True)
+def recipe(self: PointAD) -> ViewRecipe:
+    "What is computed of a capture before anything is learned."
+    vv = None if self.options["vv"] == "off" else self.options["vv"]
+    options = self.options
+    return ViewRecipe(self.encoder, options["angles"], options["picture"], vv, options["tap"], options["photo"], options["views"])
 
-    def fingerprints(self): return {"clip": self.encoder.fingerprint}
+
+@patch
+def fingerprints(self: PointAD) -> dict:
+    "The frozen encoder that the prompts belong to."
+    return {"clip": self.encoder.fingerprint}
 
 # %% ../../nbs/detectors/08_pointad.ipynb #fd107cc8
 @patch
