@@ -119,10 +119,11 @@ def speed(loops):
     for name, value, most in goals: goal(name, value, wanted=most, unit=" ms (less is better)")
 
 
-def displays(count, loops):
+def displays(count, loops, only):
     "Open each kind of panel so often; what stays empty?"
     print("panel       shown   parts of it   empty   console errors", flush=True)
     for kind, show in KINDS.items():
+        if only and kind != only: continue
         shown = parts = empty = errors = 0
         while shown < count:
             some = min(ON_A_PAGE[kind], count - shown)       # then a fresh page
@@ -141,7 +142,7 @@ def displays(count, loops):
             shown += some
         print(f"{kind:10} {shown:6} {parts:13} {empty:7} {errors:16}", flush=True)
     shown = parts = empty = errors = 0
-    while shown < count:
+    while shown < count and only in (None, "tour"):
         folder = Path(tempfile.mkdtemp())
         (folder / "work").mkdir()
         shutil.copy(ROOT / "nbs/00_tour.ipynb", folder / "work/tour.ipynb")
@@ -151,10 +152,12 @@ def displays(count, loops):
             found = page.evaluate(EMPTY)
             parts += sum(map(len, found.values()))
             empty += sum(n == 0 for values in found.values() for n in values)
+            page_errors = page.errors[:3]
             errors += len(page.errors)
         shutil.rmtree(folder, ignore_errors=True)
         shown += 1
-    print(f"{'tour':10} {shown:6} {parts:13} {empty:7} {errors:16}", flush=True)
+        print(f"  tour {shown}: {found}, {page_errors}", flush=True)
+    if shown: print(f"{'tour':10} {shown:6} {parts:13} {empty:7} {errors:16}", flush=True)
 
 
 def memory():
@@ -192,5 +195,6 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("speed", "displays", "memory"))
     parser.add_argument("--busy", type=int, default=0)
     parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--only", choices=(*KINDS, "tour"), help="displays of one kind")
     given = parser.parse_args()
-    {"speed": lambda: speed(given.busy), "displays": lambda: displays(given.count, given.busy), "memory": memory}[given.what]()
+    {"speed": lambda: speed(given.busy), "displays": lambda: displays(given.count, given.busy, given.only), "memory": memory}[given.what]()
