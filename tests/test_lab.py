@@ -733,3 +733,12 @@ def test_a_closed_lab_computes_nothing_any_more():
     sweeps, asked = (lab.curve.sweep, lab.heat.sweep), lab.newest.asked
     lab.close()
     assert all(sweep.stopped.is_set() for sweep in sweeps) and lab.newest.asked > asked
+
+
+def test_metrics_that_were_computed_behind_the_back_are_not_computed_again(lab, monkeypatch):
+    monkeypatch.setattr("mmad_nb.lab.ablation.asked_by_page", lambda: True)
+    seen, evaluate = [], type(lab.evaluator).evaluate
+    monkeypatch.setattr(type(lab.evaluator), "evaluate", lambda self, maps, *given, **named: seen.append(type(maps)) or evaluate(self, maps, *given, **named))
+    lab.controls["alpha"].value = .15
+    lab.newest.wait()
+    assert seen.count(torch.Tensor) == 1 and lab.result.evaluator is lab.evaluator and lab.result.metrics

@@ -1,4 +1,6 @@
 """The explorer and the point picker away from a browser: what is compared, what is left alone, what is refused."""
+import threading
+
 import ipywidgets
 import numpy as np
 import pytest
@@ -600,3 +602,113 @@ def test_pictures_say_what_they_show(two):
     assert "α = 0.2" in words("left") and "α = 0.5" in words("right")
     two.sample.value = 1
     assert all("thing, good" in words(part) for part in PARTS)
+
+
+# ---- pictures first -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def page(monkeypatch):
+    "As if a page asked; `page(False)`: a cell again."
+    def asks(yes=True): monkeypatch.setattr("mmad_nb.lab.explorer.asked_by_page", lambda: yes)
+    asks()
+    return asks
+
+
+def slow_in_the_background(detector):
+    "A gate before everything that is fused behind the back, and how many samples were fused at a time."
+    gate, counts, fuse = threading.Event(), [], detector.fuse
+    def fuse_slowly(components, **weights):
+        counts.append(len(components["rgb"]))
+        if threading.current_thread() is not threading.main_thread(): gate.wait(5)
+        return fuse(components, **weights)
+    detector.fuse = fuse_slowly
+    return gate, counts
+
+
+def test_a_page_gets_the_pictures_first_and_the_newest_numbers(one, page):
+    gate, counts = slow_in_the_background(one.left.detector)
+    before, table, now = pictures(one), one.table.value, one.left.now
+    for alpha in (.6, .7, .4): one.left.controls["alpha"].value = alpha
+    assert others(before, pictures(one)) == ["left", "difference"] and one.table.value == table and one.left.now is now
+    assert "α = 0.4" in next(c for c in one.images["left"]._dom_classes if c.startswith("mmad-alt:")).replace("\u00a0", " ")
+    assert counts[:3].count(1) == 3                             # each of the moves fused one sample
+    one.sample.value = 3                                        # another one while the numbers are under way
+    seen = pictures(one)
+    gate.set()
+    one.newest.wait()
+    assert one.left.now.weights["alpha"] == .4 and one.table.value != table
+    assert pictures(one) == seen
+    page(False)
+    shown = one.table.value
+    one.set(left={"alpha": .9}); one.set(left={"alpha": .4})    # a cell has its numbers when the line is done
+    assert one.table.value == shown and pictures(one) == seen
+
+
+def test_a_cell_does_not_wait_for_the_page(one, page):
+    gate, _ = slow_in_the_background(one.left.detector)
+    one.left.controls["alpha"].value = .6
+    page(False)
+    one.set(left={"alpha": .9})
+    assert one.left.now.weights["alpha"] == .9
+    shown = one.table.value
+    gate.set()
+    one.newest.wait()                                           # what the page asked for is given up
+    assert one.left.now.weights["alpha"] == .9 and one.table.value == shown
+
+
+def test_ranks_are_estimated_first_and_exact_afterwards(page):
+    samples = [make_sample("good" if i % 3 else "dent", i) for i in range(30)]
+    panel = Explorer(Fake(), Fake(unit=10., seed=1), samples)
+    assert panel.scale.value == "rank" and len(panel.left.truth.few) == 8
+    gate, counts = slow_in_the_background(panel.left.detector)
+    panel.left.controls["alpha"].value = .8
+    estimate = panel.left.seen.map(0, "rank")
+    assert counts[:8].count(1) == 8 and panel.left.seen is not panel.left.now
+    gate.set()
+    panel.newest.wait()
+    exact = panel.left.seen.map(0, "rank")
+    normal = panel.left.now.maps.numpy()[~np.stack([s.mask for s in samples])]
+    by_hand = (normal < panel.left.now.maps[0].numpy()[..., None]).mean(-1)
+    assert abs(exact - by_hand).max() < .02 and 0 < abs(estimate - by_hand).max() < .06
+    assert panel.left.seen is panel.left.now
+
+
+def test_an_error_behind_the_back_of_the_explorer_is_shown(one, page, monkeypatch):
+    monkeypatch.setattr(one.left.detector, "image_scores", lambda maps: 1 / 0)
+    one.left.controls["alpha"].value = .35
+    with pytest.raises(ZeroDivisionError): one.newest.wait()
+    assert "division by zero" in one.message.value
+
+
+@pytest.mark.parametrize("ask", [lambda panel: panel.rescale.click(), lambda panel: panel.still()])
+def test_what_needs_all_samples_does_not_take_old_ones(one, page, monkeypatch, ask):
+    monkeypatch.setattr(one.newest, "ask", lambda work: None)   # the background has not come to it yet
+    one.left.controls["alpha"].value = .9
+    ask(one)
+    assert one.left.now.weights["alpha"] == .9 and one.left.seen is one.left.now
+    if one.left.limits != one.left.first_limits: assert one.left.limits == score_limits(one.left.now.maps)
+
+
+def test_a_closed_explorer_computes_nothing_any_more(one, page):
+    gate, _ = slow_in_the_background(one.left.detector)
+    one.left.controls["alpha"].value = .6
+    newest, now, side = one.newest, one.left.now, one.left
+    one.close()
+    gate.set()
+    newest.wait()
+    assert side.now is now
+
+
+def test_clouds_are_glimpsed_at_too(page):
+    clouds = [make_cloud(d, i, 100 + 40 * i) for i, d in enumerate(("good", "dent", "crack"))]
+    alpha = (Weight("alpha", "α", 0.5, 0, 1, "share"),)
+    panel = Explorer(CloudFake(alpha), CloudFake(alpha, seed=1), clouds)
+    gate, _ = slow_in_the_background(panel.left.detector)
+    panel.sample.value = 2
+    before = panel.plots["left"].points.attribute.copy()
+    panel.left.controls["alpha"].value = .1
+    seen = panel.left.seen
+    assert seen.map(2, "score").shape == (180,) and (panel.plots["left"].points.attribute != before).any()
+    gate.set()
+    panel.newest.wait()
+    for scale in ("score", "rank"): np.testing.assert_allclose(seen.map(2, scale), panel.left.now.map(2, scale), atol=1e-6)

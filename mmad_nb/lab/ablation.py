@@ -5,6 +5,7 @@
 # %% ../../nbs/lab/05_ablation.ipynb #b0afacac
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,8 +33,8 @@ from ..scoring.sweep import Stopped, gently
 from ..scoring.thresholds import threshold_at_rate
 
 # %% auto #0
-__all__ = ['Ablation', 'ablate', 'change_text', 'metric_table', 'LiveCloud', 'masks_of', 'Judge', 'as_list', 'check_detector',
-           'check_weights', 'component_strip', 'AblationLab', 'Newest', 'asked_by_page']
+__all__ = ['Ablation', 'ablate', 'fuse_only', 'with_known', 'change_text', 'metric_table', 'LiveCloud', 'masks_of', 'Judge',
+           'as_list', 'check_detector', 'check_weights', 'component_strip', 'AblationLab', 'Newest', 'asked_by_page']
 
 # %% ../../nbs/lab/05_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -59,6 +60,29 @@ def ablate(
     "Fuse `components` with these `weights`; no network runs."
     maps, (scores,) = evaluator.fused(components, detector.fuse, weights, detector.image_scores)
     return Ablation(weights, maps, scores.float().cpu(), evaluator)                # the maps stay where the components lie, perhaps on a GPU
+
+
+def fuse_only(
+    detector,              # anything with `fuse`
+    components,            # what `detector.components(samples)` gave
+    evaluator: Evaluator,  # of the samples' masks
+    i: int,                # number of a sample
+    **weights,             # fusion weights by name
+) -> torch.Tensor:         # (H,W) float32, or of a cloud (n,), on the CPU
+    "The fused scores of one sample alone: for its picture, which need not wait for the others."
+    here = slice(i, i + 1)
+    score = evaluator._joined(detector.fuse(some_of(components, evaluator, here), **weights), here)
+    return (score[0] if evaluator.sizes is None else score).cpu()
+
+
+def with_known(
+    result,    # a frozen dataclass that remembers what was computed of it
+    **fields,  # other values for some of its fields
+):             # one of the same kind
+    "A copy that still knows what was computed already, such as its metrics."
+    other = copy.copy(result)
+    vars(other).update(fields)
+    return other
 
 # %% ../../nbs/lab/05_ablation.ipynb #e0b0e02d
 def change_text(
@@ -441,9 +465,7 @@ def move(self: AblationLab):
 def fuse_one(self: AblationLab):  # (H,W) tensor; of a cloud (n,)
     "The fused scores of the chosen sample, with the present weights: as they are known, or fused for this sample alone."
     if self.result.weights == self.weights: return self.result.maps[self.sample.value].cpu()
-    here = slice(self.sample.value, self.sample.value + 1)
-    score = self.evaluator._joined(self.detector.fuse(some_of(self.components, self.evaluator, here), **self.weights), here)
-    return (score[0] if self.photos else score).cpu()
+    return fuse_only(self.detector, self.components, self.evaluator, self.sample.value, **self.weights)
 
 # %% ../../nbs/lab/05_ablation.ipynb #5abbc6ca
 @patch
@@ -455,7 +477,7 @@ def renew(self: AblationLab, pause=None):
             result = ablate(self.detector, self.components, worker, **self.weights)
             result.metrics
             worker.pause()
-            self.result, self.intervals = replace(result, evaluator=self.evaluator), {}
+            self.result, self.intervals = with_known(result, evaluator=self.evaluator), {}
             if pause is not None: self.show_numbers()           # the page need not wait for the intervals
             self.draw_intervals(worker)
             self.show_table() if pause is not None else self.show_numbers()

@@ -5,6 +5,7 @@
 # %% ../../nbs/lab/07_explorer.ipynb #2fecfea8
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,16 +20,17 @@ from ..core import DataError, png_bytes, unknown_name
 from ..core.widgets import described
 from ..data import Cloud
 from ..core.charts import DOWN, THEME, UP, color_bar, marked
-from .ablation import LiveCloud, as_list, check_detector, check_weights, masks_of
+from .ablation import LiveCloud, Newest, as_list, asked_by_page, check_detector, check_weights, fuse_only, masks_of, with_known
 from .figures import (close_with, colored, draw_cloud, metric_label, overlay,
                                  score_limits, show_panel, weakly, wide)
 from ..scoring.evaluator import Evaluator
 from ..scoring.groups import GroupEvaluator
+from ..scoring.sweep import Stopped, gently
 
 # %% auto #0
 __all__ = ['RANKS', 'DIVERGING', 'shared_limits', 'rank_map', 'normal_pixels', 'difference_picture', 'difference_table',
            'overview_table', 'Truth', 'Setting', 'detector_and_weights', 'named_settings', 'check_captures', 'Side',
-           'Explorer']
+           'Glimpse', 'Explorer']
 
 # %% ../../nbs/lab/07_explorer.ipynb #0c86c898
 def shared_limits(
@@ -129,6 +131,33 @@ class Truth:
         self.evaluator = self.within.whole if self.within else Evaluator(masks, labels)
         self.normal = normal_pixels(self.evaluator.masks)
         self.judged = ("mean of categories", *dict.fromkeys(names), "pooled") if self.within else ("pooled",)   # whose metrics can be asked for
+        self._choose_few()
+
+
+@patch
+def _choose_few(self: Truth,
+    count: int = 8,   # at most so many
+):
+    "A few samples whose normal pixels stand for all while a weight moves."
+    normal = [~self.mask(i).ravel() for i in range(len(self.evaluator.labels))]
+    usable = [i for i, pixels in enumerate(normal) if pixels.any()]
+    self.few = [usable[k] for k in np.unique(np.linspace(0, len(usable) - 1, count).astype(int))]
+    self.few_normal = normal_pixels(~np.concatenate([normal[i] for i in self.few]))
+
+
+@patch
+def mask(self: Truth, i: int) -> np.ndarray:
+    "The mask of a sample; of a cloud its labels."
+    return np.asarray(self.evaluator.masks[self.evaluator.span(slice(i, i + 1))])
+
+
+@patch
+def gently(self: Truth,
+    pause,     # function that raises when the work is no longer wanted
+) -> Truth:
+    "The same for work in the background."
+    parts = {name: part and gently(part, pause) for name, part in vars(self).items() if name in ("evaluator", "within")}
+    return with_known(self, **parts)
 
 # %% ../../nbs/lab/07_explorer.ipynb #04270d92
 @dataclass(frozen=True, eq=False)
@@ -155,27 +184,34 @@ class Setting:
         "How good they are in each category, and on average."
         return self.truth.within.evaluate(self.maps, self.scores)
 
-    def numbers(self, judged: str):
-        "The metrics of what is judged: one of `truth.judged`."
-        if judged == "pooled": return self.pooled
-        return self.within.mean if judged == "mean of categories" else self.within.groups[judged]
-
-    @property
-    def metrics(self):
-        "The headline: the mean over the categories, if there are several."
-        return self.numbers(self.truth.judged[0])
-
     @cached_property
     def normal(self):
         "Scores of the chosen normal pixels, sorted."
         flat = np.concatenate([m.numpy() for m in self.maps]) if isinstance(self.maps, list) else self.maps.numpy().ravel()
         return np.sort(flat[self.truth.normal])
 
-    def map(self, i: int, scale: str) -> np.ndarray:
-        "The map of sample `i` as \"score\" or as \"rank\"."
-        if scale == "score": return self.maps[i].numpy()
-        if i not in self.ranked: self.ranked[i] = rank_map(self.maps[i].numpy(), self.normal)
-        return self.ranked[i]
+
+# %% ../../nbs/lab/07_explorer.ipynb #04270d93
+@patch
+def numbers(self: Setting, judged: str):
+    "The metrics of what is judged: one of `truth.judged`."
+    if judged == "pooled": return self.pooled
+    return self.within.mean if judged == "mean of categories" else self.within.groups[judged]
+
+
+@patch(as_prop=True)
+def metrics(self: Setting):
+    "The headline: the mean over the categories, if there are several."
+    return self.numbers(self.truth.judged[0])
+
+
+@patch
+def map(self: Setting, i: int, scale: str) -> np.ndarray:
+    "The map of sample `i` as \"score\" or as \"rank\"."
+    if scale == "score": return self.maps[i].numpy()
+    if i not in self.ranked: self.ranked[i] = rank_map(self.maps[i].numpy(), self.normal)
+    return self.ranked[i]
+
 
 # %% ../../nbs/lab/07_explorer.ipynb #501cb712
 def detector_and_weights(
@@ -239,9 +275,11 @@ class Side:
         truth: Truth,  # of the same samples
     ):
         from mmad_nb.detectors.base import weight_control
-        self.name, self.detector, self.components, self.truth, self.now = name, detector, components, truth, None
+        self.name, self.detector, self.components, self.truth = name, detector, components, truth
         self.start = {w.name: start.get(w.name, w.default) for w in detector.weights}
-        self.controls = {w.name: weight_control(replace(w, default=self.start[w.name]), components) for w in detector.weights}
+        self.controls = {w.name: weight_control(replace(w, default=self.start[w.name]), components)
+                         for w in detector.weights}
+        self.now = self.seen = None     # what tables say, and what pictures show
         self.settle()
         self.limits = self.first_limits = self.now.limits
 
@@ -250,20 +288,69 @@ class Side:
         "The value of each weight's control."
         return {name: control.value for name, control in self.controls.items()}
 
-    def settle(self):
-        "Fuse, if the weights are not those of last time."
-        if self.now is not None and self.now.weights == self.weights: return
-        maps, (scores,) = self.truth.evaluator.fused(self.components, self.detector.fuse, self.weights,
-                                                     self.detector.image_scores)
-        maps = [values.cpu() for values in maps] if isinstance(maps, list) else maps.cpu()
-        self.now = Setting(self.weights, maps, scores.float().cpu(), self.truth)
-
     @property
-    def setting(self) -> str:
-        "The weights in words."
-        return ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights) or "no weights"
+    def moved(self) -> bool:
+        "Whether the controls have left the weights that were fused last."
+        return self.now is None or self.now.weights != self.weights
 
     def __str__(self): return f"{self.name}, {self.setting}"
+
+
+# %% ../../nbs/lab/07_explorer.ipynb #a36a9455
+@patch
+def fused(self: Side,
+    truth: Truth,   # that of this side, or one for the background
+) -> Setting:
+    "What the detector says with the present weights: as it is known, or fused."
+    weights = self.weights
+    if self.now is not None and self.now.weights == weights: return self.now
+    maps, (scores,) = truth.evaluator.fused(self.components, self.detector.fuse, weights, self.detector.image_scores)
+    maps = [values.cpu() for values in maps] if isinstance(maps, list) else maps.cpu()
+    return Setting(weights, maps, scores.float().cpu(), truth)
+
+
+@patch
+def settle(self: Side,
+    setting: Setting | None = None,   # of the present weights, if the background has fused them
+):
+    "Fuse, if the weights are not those of last time; tables and pictures show the same again."
+    setting = setting or self.fused(self.truth)
+    if setting is not self.now: self.now = with_known(setting, truth=self.truth)
+    self.seen = self.now
+
+
+@patch(as_prop=True)
+def setting(self: Side) -> str:
+    "The weights in words."
+    return ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights) or "no weights"
+
+
+# %% ../../nbs/lab/07_explorer.ipynb #6fe578ff
+@dataclass(frozen=True, eq=False)
+class Glimpse:
+    "What a detector says of one sample, before the others are fused: for pictures, which come first."
+    score: np.ndarray          # (H,W) fused scores; of a cloud (n,)
+    rank: np.ndarray | None    # the same as ranks; None: not asked for
+
+    def map(self, i: int, scale: str) -> np.ndarray:
+        "The map as \"score\" or as \"rank\"; `i` must be the sample that was looked at."
+        return self.score if scale == "score" else self.rank
+
+
+@patch
+def glimpse(self: Side,
+    i: int,        # number of the sample
+    scale: str,    # "score" or "rank"
+) -> Glimpse | Setting:   # the setting itself if it is fused already
+    "The chosen sample with the present weights; its ranks are among the normal pixels of a few samples."
+    if not self.moved: return self.now
+    alone = lambda k: fuse_only(self.detector, self.components, self.truth.evaluator, k, **self.weights).numpy()
+    score, rank = alone(i), None
+    if scale == "rank":
+        normal = np.concatenate([(score if k == i else alone(k)).ravel() for k in self.truth.few])
+        rank = rank_map(score, normal[self.truth.few_normal])
+    return Glimpse(score, rank)
+
 
 # %% ../../nbs/lab/07_explorer.ipynb #15ee9bd5
 class Explorer:
@@ -278,24 +365,24 @@ class Explorer:
         if isinstance(first, (list, dict)) and second is not None:      # Explorer([a, b, c], samples, components)
             second, samples, components = None, second, samples if components is None else components
         settings, self.samples = named_settings(first, second), as_list(samples)
-        self._held, self._shown = False, {}
-        truth, known = Truth(self.samples), dict(components or {})
+        self._held, self._shown, self.newest, self.lock = False, {}, Newest(), threading.RLock()
+        self.truth, known = Truth(self.samples), dict(components or {})
         check_captures(settings, self.samples)
-        self.photos = truth.evaluator.sizes is None              # or else clouds, which have none
+        self.photos = self.truth.evaluator.sizes is None              # or else clouds, which have none
         self.clouds = [s.cloud() for s in self.samples] if self.photos else self.samples
         for detector, _ in settings.values():   # the only time that a network runs, and once for each detector
             if detector not in known: known[detector] = detector.components(self.samples)
-        self.sides = {name: Side(name, *one, known[one[0]], truth) for name, one in settings.items()}
+        self.sides = {name: Side(name, *one, known[one[0]], self.truth) for name, one in settings.items()}
         names, detectors = list(self.sides), {id(side.detector) for side in self.sides.values()}
         self.menus = {place: W.Dropdown(options=names, value=name, description=place) for place, name in zip(("left", "right"), names)}
         self.sample = wide(W.Dropdown(options=[(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)], description="sample"))
         self.scale = W.Dropdown(options=("score", "rank"), value="score" if len(detectors) == 1 else "rank", description="scale")
-        self.judged = W.Dropdown(options=truth.judged, description="metrics")
+        self.judged = W.Dropdown(options=self.truth.judged, description="metrics")
         self._build()
         controls = self.sample, self.scale, self.outline, self.judged, *(c for side in self.sides.values() for c in side.controls.values())
         for control in controls: control.observe(weakly(self._follow), "value")
         for menu in self.menus.values(): menu.observe(weakly(self._exchange), "value")
-        self.close = close_with(self, self.box, *self.link, *(side.box for side in self.sides.values()))      # frees everything at once
+        self.close = close_with(self, self.box, *self.link, *(side.box for side in self.sides.values()), also=[self.newest.stop])      # frees everything at once
         self.refresh()
 
 # %% ../../nbs/lab/07_explorer.ipynb #c20e339a
@@ -321,7 +408,7 @@ def limits(self: Explorer) -> tuple:
 def view(self: Explorer) -> tuple:
     "What is looked at: the sample, and the maps of both sides in the present scale."
     i, scale = self.sample.value, self.scale.value
-    return self.samples[i], self.left.now.map(i, scale), self.right.now.map(i, scale)
+    return self.samples[i], self.left.seen.map(i, scale), self.right.seen.map(i, scale)
 
 
 @patch(as_prop=True)
@@ -425,12 +512,56 @@ def _follow(self: Explorer, change=None):
     "Called by every control but the two menus of the sides."
     if self._held: return
     try:
-        for side in self.sides.values(): side.settle()
-        self.refresh()
-        self.message.value = ""
+        with self.lock:                             # the background shows nothing meanwhile
+            self.message.value = ""
+            if asked_by_page() and any(side.moved for side in self.sides.values()): self.look()
+            else: self.settle()
     except Exception as error:
-        self.message.value = f"<b style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+        self.say(error)
         raise
+
+
+@patch
+def say(self: Explorer, error):
+    "Show an error in the panel."
+    self.message.value = f"<b role='alert' style='color:{DOWN}'>{escape(type(error).__name__)}: {escape(str(error))}</b>"
+
+
+@patch
+def look(self: Explorer):
+    "Show the chosen sample with the present weights; everything else is asked of the background."
+    for side in (self.left, self.right): side.seen = side.glimpse(self.sample.value, self.scale.value)
+    self.newest.ask(weakly(self.renew))
+    self.refresh(tables=False)
+
+
+# %% ../../nbs/lab/07_explorer.ipynb #7303daab
+@patch
+def settle(self: Explorer):
+    "Fuse all samples of those that moved, and show everything; whatever the page asked for is out of date."
+    self.newest.stop()
+    for side in self.sides.values(): side.settle()
+    self.refresh()
+
+
+@patch
+def renew(self: Explorer,
+    pause,    # raises Stopped when the page has asked for something newer
+):
+    "The same in the background: everything that is said of all samples."
+    try:
+        truth, judged = self.truth.gently(pause), self.judged.value
+        settings = {name: side.fused(truth) for name, side in self.sides.items()}
+        for setting in settings.values(): setting.numbers(judged)
+        with self.lock:
+            pause()
+            for name, setting in settings.items(): self.sides[name].settle(setting)
+            self.refresh()
+    except Stopped: raise
+    except Exception as error:
+        self.say(error)
+        raise
+
 
 # %% ../../nbs/lab/07_explorer.ipynb #d5dec0a5
 @patch
@@ -454,11 +585,14 @@ def _once(self: Explorer, part, state, show):
 
 # %% ../../nbs/lab/07_explorer.ipynb #b5455196
 @patch
-def refresh(self: Explorer):
+def refresh(self: Explorer,
+    tables: bool = True,   # whether the metrics are known
+):
     "Show the present state: pictures first, then the metrics, which take longest; clouds that lie below them last."
     self._show_titles()
     steps = [self._show_pictures, self._show_tables, self._show_clouds]
-    for show in steps if self.photos else (self._show_clouds, self._show_tables): show()
+    for show in steps if self.photos else (self._show_clouds, self._show_tables):
+        if tables or show != self._show_tables: show()
 
 
 @patch
@@ -470,7 +604,7 @@ def _show_titles(self: Explorer):
         words = {place: f"{scale} of {side.name}", f"{place} cloud": f"{scale} of {side.name}, {place}"}
         for part in words.keys() & self.titles.keys():
             self._once(f"title {part}", words[part], lambda: setattr(self.titles[part], "value", f"<b>{escape(words[part])}</b>"))
-        score = np.asarray(side.now.maps[i])
+        score = side.seen.map(i, "score")
         text = color_bar(low, high, values=(float(score.min()), float(score.max())))
         self._once(f"bar {place}", text, lambda: setattr(self.bars[place], "value", text))
     text = color_bar((low - high) / 2, (high - low) / 2, name=DIVERGING) + "<small>orange: right is higher; purple: left is higher</small>"
@@ -487,14 +621,14 @@ def _show_pictures(self: Explorer):
     state, name = (i, scale, limits, self.outline.value), f"{sample.category}, {sample.defect}"
     said = {"photo": f"photo of {name}", "difference": f"left minus right for {name}"}
     for place, side in (("left", self.left), ("right", self.right)):
-        said[place] = f"{scale} map of {name} by {side}; highest {side.now.map(i, scale).max():.3g}"
+        said[place] = f"{scale} map of {name} by {side}; highest {side.seen.map(i, scale).max():.3g}"
     def paint(part, state, picture):
         "The image of this name as a PNG file."
         self._once(part, state, lambda: setattr(self.images[part], "value", png_bytes(picture())))
         self._once(f"words {part}", said[part], lambda: described(self.images[part], said[part]))
     for part, score, side in (("left", left, self.left), ("right", right, self.right)):
-        paint(part, (*state, side.now), lambda: overlay(sample.rgb, score, limits, mask=mask))
-    paint("difference", (*state, self.left.now, self.right.now), lambda: difference_picture(left, right, limits, mask))
+        paint(part, (*state, side.seen), lambda: overlay(sample.rgb, score, limits, mask=mask))
+    paint("difference", (*state, self.left.seen, self.right.seen), lambda: difference_picture(left, right, limits, mask))
     paint("photo", (i, self.outline.value), lambda: (marked(sample.rgb.transpose(1, 2, 0), mask) * 255).astype(np.uint8))
 
 # %% ../../nbs/lab/07_explorer.ipynb #f6313fba
@@ -504,11 +638,11 @@ def _show_clouds(self: Explorer):
     i, scale, limits, (_, left, right) = self.sample.value, self.scale.value, self.limits, self.view
     for place, score, side in (("left", left, self.left), ("right", right, self.right)):
         show = lambda: self.plots[place].show(self.clouds[i], score, limits)
-        self._once(f"{place} plot", (i, scale, limits, side.now), show)
+        self._once(f"{place} plot", (i, scale, limits, side.seen), show)
     if self.photos: return
     reach, change = (limits[1] - limits[0]) / 2, np.clip(left, *limits) - np.clip(right, *limits)
     show = lambda: self.plots["difference"].show(self.clouds[i], change, (-reach, reach))
-    self._once("difference plot", (i, scale, limits, self.left.now, self.right.now), show)
+    self._once("difference plot", (i, scale, limits, self.left.seen, self.right.seen), show)
 
 
 @patch
@@ -582,7 +716,9 @@ def set(self: Explorer,
 @patch
 def fit_colors(self: Explorer):
     "Take the limits of the colours from the present scores of both sides."
-    for side in (self.left, self.right): side.limits = side.now.limits
+    with self.lock:
+        self.settle()                                  # the page may still be computing
+        for side in (self.left, self.right): side.limits = side.now.limits
     self._follow()
 
 
@@ -637,6 +773,7 @@ def _table_text(left, right, clouds):
 @patch
 def still(self: Explorer):  # matplotlib Figure
     "The present state for paper: photo, maps, difference, clouds and metrics."
+    with self.lock: self.settle()                      # the page may still be computing
     fig, axes = _still_axes(self.photos)
     (sample, left, right), (low, high), cloud = self.view, self.limits, self.clouds[self.sample.value]
     change = np.clip(left, low, high) - np.clip(right, low, high)
