@@ -78,25 +78,29 @@ class ViT(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
-    def embed(self, x):
-        "(B,3,H,W) -> (B,1+h*w,dim): the class token, then one token for each patch, positions added."
-        patches, place = self.patch_embed(x), self.pos_embed[:, 1:].mT.unflatten(-1, (self.grid, self.grid))
-        if patches.shape[2:] != place.shape[2:]:  # another size of photo
-            place = F.interpolate(place.float(), patches.shape[2:], mode="bicubic", antialias=True).to(patches.dtype)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        return torch.cat([first, (patches + place).flatten(2).mT], 1)
+# %% ../../nbs/features/01_image.ipynb #0a1c5e02
+@patch
+def embed(self: ViT, x):
+    "(B,3,H,W) -> (B,1+h*w,dim): the class token, then one token for each patch, positions added."
+    patches, place = self.patch_embed(x), self.pos_embed[:, 1:].mT.unflatten(-1, (self.grid, self.grid))
+    if patches.shape[2:] != place.shape[2:]:  # another size of photo
+        place = F.interpolate(place.float(), patches.shape[2:], mode="bicubic", antialias=True).to(patches.dtype)
+    first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+    return torch.cat([first, (patches + place).flatten(2).mT], 1)
 
-    def forward(self, x, blocks, norm=True):
-        "(B,3,H,W) -> a (B,dim,h,w) map after each of `blocks`, in rising order; later blocks are not computed."
-        tokens, grid, maps = self.embed(x), [side // self.patch for side in x.shape[2:]], []
-        for number, block in enumerate(self.blocks[:max(blocks) + 1]):
-            tokens = block(tokens)
-            if number in blocks:  # without the class token
-                read = self.norm(tokens) if norm else tokens
-                maps.append(read[:, 1:].mT.unflatten(-1, grid).contiguous())
-        return maps
 
-# %% ../../nbs/features/01_image.ipynb #fb63297d
+@patch
+def forward(self: ViT, x, blocks, norm=True):
+    "(B,3,H,W) -> a (B,dim,h,w) map after each of `blocks`, in rising order; later blocks are not computed."
+    tokens, grid, maps = self.embed(x), [side // self.patch for side in x.shape[2:]], []
+    for number, block in enumerate(self.blocks[:max(blocks) + 1]):
+        tokens = block(tokens)
+        if number in blocks:  # without the class token
+            read = self.norm(tokens) if norm else tokens
+            maps.append(read[:, 1:].mT.unflatten(-1, grid).contiguous())
+    return maps
+
+# %% ../../nbs/features/01_image.ipynb #0a1c5e03
 @contextmanager
 def drawn_from(
     seed: int,  # from 0 to 2**64 - 1
@@ -108,7 +112,7 @@ def drawn_from(
         torch.manual_seed(int(seed))
         yield
 
-
+# %% ../../nbs/features/01_image.ipynb #fb63297d
 def tiny_vit(
     seed: int = 0,  # of the random weights
 ) -> ViT:           # not trained
@@ -346,14 +350,16 @@ class SimilarityPanel:
                            titled(self.picture, "similarity to the red patch", foot=color_bar(-1, 1, "cosine", "viridis", 280))])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Compute and show the map of the chosen patch."
-        from matplotlib import colormaps
-        from PIL import Image
-        self.map = similarity(self.features, self.row.value, self.column.value)
-        colours = (colormaps["viridis"]((self.map.numpy() + 1) / 2)[..., :3] * 255).astype(np.uint8)
-        colours[self.row.value, self.column.value] = (255, 0, 0)
-        Image.fromarray(colours).resize((280, 280), Image.Resampling.NEAREST).save(file := io.BytesIO(), "PNG")
-        self.picture.value = file.getvalue()
-        self.label.value = f"mean similarity {self.map.mean():.2f}"
-        described(self.picture, f"map of similarity to patch {self.row.value}, {self.column.value}: {self.label.value}")
+# %% ../../nbs/features/01_image.ipynb #0a1c5e09
+@patch
+def refresh(self: SimilarityPanel, change=None):
+    "Compute and show the map of the chosen patch."
+    from matplotlib import colormaps
+    from PIL import Image
+    self.map = similarity(self.features, self.row.value, self.column.value)
+    colours = (colormaps["viridis"]((self.map.numpy() + 1) / 2)[..., :3] * 255).astype(np.uint8)
+    colours[self.row.value, self.column.value] = (255, 0, 0)
+    Image.fromarray(colours).resize((280, 280), Image.Resampling.NEAREST).save(file := io.BytesIO(), "PNG")
+    self.picture.value = file.getvalue()
+    self.label.value = f"mean similarity {self.map.mean():.2f}"
+    described(self.picture, f"map of similarity to patch {self.row.value}, {self.column.value}: {self.label.value}")
