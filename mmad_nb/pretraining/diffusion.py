@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, png_bytes, progress
 from ..core.widgets import described
@@ -225,15 +226,16 @@ class NoisePanel:
         self.box = W.VBox([self.level, titled(self.image, "photo", "with the noise of level t", "one guess"), self.label])
         self.refresh()
 
-    @torch.no_grad()
-    def refresh(self, change=None):
-        "Add the noise of the level, and guess."
-        kept, t, clean = kept_share(), torch.tensor([self.level.value]), fold(self.photo[None])
-        x, share = noised(clean, self.noise, t, kept), kept[t].view(-1, 1, 1, 1)
-        guess = self.net(x, t, self.word)
-        self.loss = (guess - self.noise).square().mean().item()
-        pictures = torch.cat([clean, x, (x - (1 - share).sqrt() * guess) / share.sqrt()])
-        row = torch.cat(list(unfold(pictures)), 2).permute(1, 2, 0)
-        self.image.value = png_bytes((row * 255).round().byte().numpy())
-        self.label.value = f"{share.item():.1%} of the variance is left, loss {self.loss:.3f}"
-        described(self.image, f"photo, photo with noise of level {self.level.value}, guess: {self.label.value}")
+# %% ../../nbs/pretraining/05_diffusion.ipynb #7e6631eb
+@patch
+def refresh(self: NoisePanel, change=None):
+    "Add the noise of the level, and guess."
+    kept, t, clean = kept_share(), torch.tensor([self.level.value]), fold(self.photo[None])
+    x, share = noised(clean, self.noise, t, kept), kept[t].view(-1, 1, 1, 1)
+    with torch.no_grad(): guess = self.net(x, t, self.word)
+    self.loss = (guess - self.noise).square().mean().item()
+    pictures = torch.cat([clean, x, (x - (1 - share).sqrt() * guess) / share.sqrt()])
+    row = torch.cat(list(unfold(pictures)), 2).permute(1, 2, 0)
+    self.image.value = png_bytes((row * 255).round().byte().numpy())
+    self.label.value = f"{share.item():.1%} of the variance is left, loss {self.loss:.3f}"
+    described(self.image, f"photo, photo with noise of level {self.level.value}, guess: {self.label.value}")

@@ -72,7 +72,9 @@ def forge_normal_lessons(
 # %% ../../nbs/pretraining/04_normals.ipynb #94b4bd6d
 class PixelNorm(nn.LayerNorm):
     "Mean 0 and variance 1 over the channels of each pixel, so that no pixel hears of far ones by way of a mean."
-    def forward(self, x): return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, x):
+        "(B,C,H,W) in and out."
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def two_layers(
@@ -102,8 +104,7 @@ class NormalUNet(nn.Module):
         photo: torch.Tensor,  # (B,3,H,W) in [0,1], any size
     ) -> torch.Tensor:        # (B,3,H,W) unit normals in the sensor frame
         "Pad to whole sixteenths, down, up, cut."
-        height, width = photo.shape[-2:]
-        step = 2 ** (len(self.widths) - 1)
+        (height, width), step = photo.shape[-2:], 2 ** (len(self.widths) - 1)
         x, seen = F.pad(photo * 2 - 1, (0, -width % step, 0, -height % step), mode="replicate"), []
         for layers in self.down:
             x = layers(F.avg_pool2d(x, 2) if seen else x)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from fastcore.basics import patch
 
 from ..core.runtime import progress
 from ..core.training import drawn_from
@@ -28,9 +29,9 @@ from .lessons import ANYTHING, CATEGORIES, HELD_OUT, NAMES, allowed, damaged, dr
 
 # %% auto #0
 __all__ = ['SURFACES', 'DAMAGE', 'NAME_COLOURS', 'STRONG', 'MOVED', 'STREAM', 'BODY', 'LEARNED', 'POINTNET2_STAGES', 'bending',
-           'surface_names', 'solid', 'damaged_solid', 'damaged_capture', 'SurfaceLesson', 'surface_lesson',
-           'forge_surface_lessons', 'fresh_pointnet2', 'turn', 'surface_batch', 'Alarm', 'name_weights', 'surface_loss',
-           'train_tiny_pointnet2', 'guessed', 'SurfacePanel']
+           'surface_names', 'lump', 'bent_pipe', 'turned_piece', 'solid', 'damaged_solid', 'damaged_capture',
+           'SurfaceLesson', 'surface_lesson', 'forge_surface_lessons', 'fresh_pointnet2', 'turn', 'surface_batch',
+           'Alarm', 'name_weights', 'surface_loss', 'train_tiny_pointnet2', 'guessed', 'SurfacePanel']
 
 # %% ../../nbs/pretraining/06_pointnet2.ipynb #d7fd9785
 def bending(
@@ -76,44 +77,60 @@ def surface_names(
     return name
 
 # %% ../../nbs/pretraining/06_pointnet2.ipynb #833f54f4
-def solid(
+def lump(
     rng: np.random.Generator,
-) -> Callable:  # a closed surface, (u, v) in [0,1] -> (N,3), of radius about 1
-    "A body without a name: a lump, a turned piece or a bent pipe."
-    def waves(count, low, high):
-        "For each wave its height, its direction and frequency, and where it begins."
-        return [(rng.uniform(low, high), rng.normal(0, 1, 3) * rng.uniform(1, 4), rng.uniform(0, 6.3)) for _ in range(count)]
-    kind = rng.integers(3)
-    if kind == 0:
-        power, axes, bumps = rng.uniform(1.6, 6), rng.uniform(.45, 1, 3), waves(rng.integers(6), .01, .07)
-        def lump(u, v):
-            "|x|^power + |y|^power + |z|^power = 1, squeezed along the axes, with waves on it."
-            p = turned(u, np.sin(np.pi * v), -np.cos(np.pi * v))
-            p = p / (np.abs(p) ** power).sum(1, keepdims=True) ** (1 / power)
-            return p * (1 + sum(a * np.sin(p @ k + f) for a, k, f in bumps))[:, None] * axes if bumps else p * axes
-        return lump
-    if kind == 1:
-        # every second of 2n sorted numbers becomes a step, so that steps seldom lie on top of each other
-        cuts = np.sort(rng.uniform(.06, .94, 2 * rng.integers(1, 5)))
-        radii, teeth = rng.uniform(.25, .9, len(cuts) // 2 + 1), rng.integers(3, 14)
-        height, depth, soft = rng.uniform(.4, 1), rng.choice([0, rng.uniform(.02, .1)]), rng.uniform(.02, .12)
-        def turned_piece(u, v):
-            "A rod of changing radius with rounded steps, sometimes with teeth."
-            t = 2 * np.clip((v - .1) / .8, 0, 1) - 1                     # the first and last tenth are the end faces
-            radius = radii[0] + sum((b - a) * (1 + np.tanh((t - 2 * cut + 1) / soft)) / 2
-                                    for a, b, cut in zip(radii, radii[1:], cuts[::2]))
-            end = np.minimum(1, np.minimum(v, 1 - v) / .1)
-            return turned(u, end * radius * (1 + depth * np.cos(2 * np.pi * teeth * u)), height * t)
-        return turned_piece
-    parts = rng.normal(0, [[1], [.4], [.2]], (3, 2)) , rng.normal(0, .15, (2, 2))
+) -> Callable:  # (u, v) in [0,1] -> (N,3)
+    "|x|^power + |y|^power + |z|^power = 1, squeezed along the axes, with up to five waves on it."
+    power, axes = rng.uniform(1.6, 6), rng.uniform(.45, 1, 3)
+    # of each wave its height, its direction and frequency, and where it begins
+    waves = [(rng.uniform(.01, .07), rng.normal(0, 1, 3) * rng.uniform(1, 4), rng.uniform(0, 6.3)) for _ in range(rng.integers(6))]
+    def surface(u, v):
+        "Points of the lump."
+        p = turned(u, np.sin(np.pi * v), -np.cos(np.pi * v))
+        p = p / (np.abs(p) ** power).sum(1, keepdims=True) ** (1 / power)
+        wavy = 1 + sum((a * np.sin(p @ k + f) for a, k, f in waves), np.zeros(len(p)))
+        return p * wavy[:, None] * axes
+    return surface
+
+# %% ../../nbs/pretraining/06_pointnet2.ipynb #af1948a4
+def bent_pipe(
+    rng: np.random.Generator,
+) -> Callable:  # (u, v) in [0,1] -> (N,3)
+    "A closed pipe that wanders around the axis."
+    parts = rng.normal(0, [[1], [.4], [.2]], (3, 2)), rng.normal(0, .15, (2, 2))
     ring, thick = rng.uniform(.5, .8), rng.uniform(.12, .3)
     def curve(t):
-        "A closed line that wanders around the axis."
+        "Its middle line."
         a = 2 * np.pi * t[:, None] * np.arange(1, 4)
         z = .3 * (np.cos(a) @ parts[0][:, 0] + np.sin(a) @ parts[0][:, 1])
         r = ring * (1 + np.cos(a[:, 1:]) @ parts[1][0] + np.sin(a[:, 1:]) @ parts[1][1])
         return np.stack([r * np.cos(a[:, 0]), r * np.sin(a[:, 0]), z], 1)
     return lambda u, v: tube(v, curve, u, thick)
+
+# %% ../../nbs/pretraining/06_pointnet2.ipynb #5c4f269f
+def turned_piece(
+    rng: np.random.Generator,
+) -> Callable:  # (u, v) in [0,1] -> (N,3)
+    "A rod of changing radius with rounded steps, sometimes with teeth."
+    # every second of 2n sorted numbers becomes a step, so that steps seldom lie on top of each other
+    cuts = np.sort(rng.uniform(.06, .94, 2 * rng.integers(1, 5)))
+    radii, teeth = rng.uniform(.25, .9, len(cuts) // 2 + 1), rng.integers(3, 14)
+    height, depth, soft = rng.uniform(.4, 1), rng.choice([0, rng.uniform(.02, .1)]), rng.uniform(.02, .12)
+    def surface(u, v):
+        "Points of the rod."
+        t = 2 * np.clip((v - .1) / .8, 0, 1) - 1                         # the first and last tenth are the end faces
+        radius = radii[0] + sum((b - a) * (1 + np.tanh((t - 2 * cut + 1) / soft)) / 2
+                                for a, b, cut in zip(radii, radii[1:], cuts[::2]))
+        end = np.minimum(1, np.minimum(v, 1 - v) / .1)
+        return turned(u, end * radius * (1 + depth * np.cos(2 * np.pi * teeth * u)), height * t)
+    return surface
+
+
+def solid(
+    rng: np.random.Generator,
+) -> Callable:  # a closed surface, (u, v) in [0,1] -> (N,3), of radius about 1
+    "A body without a name: a lump, a turned piece or a bent pipe."
+    return (lump, turned_piece, bent_pipe)[rng.integers(3)](rng)
 
 # %% ../../nbs/pretraining/06_pointnet2.ipynb #b2119d1b
 def damaged_solid(
@@ -350,19 +367,23 @@ class SurfacePanel:
                            W.HTML(names), self.view.plot])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Forge and guess."
-        self.one = surface_lesson(self.category.value, self.number.value, self.defects.value, self.noise.value)
-        with torch.no_grad(): self.guess = self.net.classify(self.net(self.one.plan)[0])[0].argmax(1)
-        known, damage = self.one.names >= 0, self.one.names >= 6
-        right = (self.guess == self.one.names)[known].float().mean()
-        found = f"; {(self.guess >= 6)[damage].float().mean():.0%} of the damaged points are called damaged" if damage.any() else ""
-        false = (self.guess >= 6)[known & ~damage].float().mean()
-        self.label.value = f"{right:.0%} of the names are right{found}, and {false:.1%} of the others"
-        described(self.view.plot, f"{self.category.value}, each point in the colour of its name: {self.label.value}")
-        self.colour()
+# %% ../../nbs/pretraining/06_pointnet2.ipynb #46b4d968
+@patch
+def refresh(self: SurfacePanel, change=None):
+    "Forge and guess."
+    self.one = surface_lesson(self.category.value, self.number.value, self.defects.value, self.noise.value)
+    with torch.no_grad(): self.guess = self.net.classify(self.net(self.one.plan)[0])[0].argmax(1)
+    known, damage = self.one.names >= 0, self.one.names >= 6
+    right = (self.guess == self.one.names)[known].float().mean()
+    found = f"; {(self.guess >= 6)[damage].float().mean():.0%} of the damaged points are called damaged" if damage.any() else ""
+    false = (self.guess >= 6)[known & ~damage].float().mean()
+    self.label.value = f"{right:.0%} of the names are right{found}, and {false:.1%} of the others"
+    described(self.view.plot, f"{self.category.value}, each point in the colour of its name: {self.label.value}")
+    self.colour()
 
-    def colour(self, change=None):
-        "Show truth or guess."
-        names = self.one.names if self.shown.value == "truth" else self.guess
-        self.view.show(self.one.plan.points[0][0].numpy(), NAME_COLOURS[names], aim=change is None)
+
+@patch
+def colour(self: SurfacePanel, change=None):
+    "Show truth or guess."
+    names = self.one.names if self.shown.value == "truth" else self.guess
+    self.view.show(self.one.plan.points[0][0].numpy(), NAME_COLOURS[names], aim=change is None)
