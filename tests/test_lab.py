@@ -742,3 +742,17 @@ def test_metrics_that_were_computed_behind_the_back_are_not_computed_again(lab, 
     lab.controls["alpha"].value = .15
     lab.newest.wait()
     assert seen.count(torch.Tensor) == 1 and lab.result.evaluator is lab.evaluator and lab.result.metrics
+
+
+def test_a_kept_row_holds_its_numbers_within_categories_and_kinds():
+    lab = AblationLab(Fake(), TWO)
+    lab.set(alpha=.2)
+    lab.keep.click()
+    groups = lab.kept["row 1"].groups
+    kinds = {s.defect for s in SAMPLES} - {"good"}
+    assert set(groups) == {"bolt", "nut", *(f"{category}/{kind}" for category in ("bolt", "nut") for kind in kinds)}
+    by_hand = Evaluator(np.stack([s.mask for s in SAMPLES])).evaluate(lab.result.maps[:5], lab.result.scores[:5])
+    assert groups["bolt"] == pytest.approx(dict(by_hand), nan_ok=True)
+    alone = [i for i, s in enumerate(SAMPLES) if s.defect in ("good", "dent")]
+    by_hand = Evaluator(np.stack([SAMPLES[i].mask for i in alone])).evaluate(lab.result.maps[alone], lab.result.scores[alone])
+    assert groups["bolt/dent"] == pytest.approx(dict(by_hand), nan_ok=True)

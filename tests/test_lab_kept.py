@@ -554,3 +554,48 @@ def test_a_table_that_is_held_does_not_hold_its_lab(tmp_path):
 def test_keys_stay_in_the_panel(sliders):
     "What the one line does is looked at in a browser; here: it is in the panel, and it is one attribute without quotes of its own."
     assert K.own_keys() in sliders.table.box.children[-1].value and '"' not in K.OWN_KEYS and K.OWN_KEYS.count("{") == K.OWN_KEYS.count("}")
+
+
+# ---- within categories and kinds of defects
+
+def grouped():
+    kept = KeptSettings(Fake(), SAMPLES)
+    kept.keep("a", {"alpha": .25}, NUMBERS, groups={"dent": {"image_auroc": .1 + .2, "aupro@30": float("nan")}, "thing/hole": {"image_auroc": .5}})
+    kept.keep("b", {}, NUMBERS)
+    return kept
+
+
+def test_groups_are_saved_reloaded_and_equal(tmp_path):
+    kept, again = grouped(), KeptSettings(Fake(), SAMPLES)
+    again.load(kept.save(tmp_path / "kept.json"))
+    assert again.rows == kept.rows and again["a"].groups["dent"]["image_auroc"] == .1 + .2 and math.isnan(again["a"].groups["dent"]["aupro@30"])
+    assert again["b"].groups == {} and replace(kept["a"], groups={}) != kept["a"]
+
+
+def test_files_without_groups_still_load(tmp_path):
+    path = grouped().save(tmp_path / "kept.json")
+    content = json.loads(path.read_text(encoding="utf8"))
+    for record in content["records"]: del record["groups"]          # as files were before
+    path.write_text(json.dumps(content), encoding="utf8")
+    again = KeptSettings(Fake(), SAMPLES)
+    assert "2 of 2 rows" in again.load(path) and again["a"].groups == {} and again["a"] == replace(grouped()["a"], groups={})
+
+
+def test_groups_in_tables_and_files(tmp_path):
+    kept = grouped()
+    assert [row[:3] for row in kept.within().rows] == [("a", "dent", "0.300"), ("a", "thing/hole", "0.500")] and kept.within().rows[1][3] == "–"
+    assert kept.within(["b"]).rows == ()
+    rows = list(csv.DictReader(kept.csv().splitlines()))
+    assert float(rows[0]["dent: image_auroc"]) == .1 + .2 and rows[0]["dent: aupro@30"] == "" and rows[1]["thing/hole: image_auroc"] == ""
+    assert "| a | thing/hole | 0.500 |" in kept.markdown() and "thing/hole" not in repr(kept)
+    panel = KeptTable(kept, lambda: ({}, NUMBERS), folder=tmp_path)
+    panel.list.value = "a"
+    assert "<details>" in panel.table.value and "thing/hole" in panel.table.value
+    panel.list.value = "b"
+    assert "<details>" not in panel.table.value
+
+
+@pytest.mark.parametrize("groups, match", [([1], "each category or kind"), ({"dent": {}}, "group 'dent'"), ({"dent": {"x": "y"}}, "group 'dent', 'x'")])
+def test_bad_groups_are_refused(kept, groups, match):
+    with pytest.raises(DataError, match=match): kept.keep(None, {}, NUMBERS, groups=groups)
+    assert len(kept) == 0

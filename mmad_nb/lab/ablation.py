@@ -722,14 +722,22 @@ def show_curves(self: AblationLab):
 
 
 @patch
+def groups_of(self: AblationLab, result: Ablation) -> dict:  # name -> Metrics
+    "The metrics within each category, if there are several, and for each kind of defect."
+    judge, rows = self.evaluator, {}
+    if judge.several: rows |= judge.within.evaluate(result.maps, result.scores).groups
+    if judge.labels.any():
+        each = GroupEvaluator(masks_of(self.samples), kinds(self.samples), judge.labels, pooled=False)
+        rows |= each.evaluate(result.maps, result.scores).groups
+    return rows
+
+
+@patch
 def show_kinds(self: AblationLab):
     "The metrics within each category and for each kind of defect."
-    result, few = self.result, ("image_auroc", "image_f1", "pixel_auroc", "pixel_f1", "aupro@30", "aupro@1")
-    rows = {}
-    if self.evaluator.several: rows |= self.evaluator.within.evaluate(result.maps, result.scores).rows()
-    if self.evaluator.labels.any(): rows |= GroupEvaluator(self.evaluator.masks if self.photos else masks_of(self.samples), kinds(self.samples),
-                                                           self.evaluator.labels, pooled=False).evaluate(result.maps, result.scores).groups
-    self.kinds_table.value = kinds_html(rows, few, not self.photos)
+    few = "image_auroc", "image_f1", "pixel_auroc", "pixel_f1", "aupro@30", "aupro@1"
+    mean = {"mean of the categories": self.result.metrics} if self.evaluator.several and not self.evaluator.pooled else {}
+    self.kinds_table.value = kinds_html({**mean, **self.groups_of(self.result)}, few, not self.photos)
 
 
 @patch
@@ -759,12 +767,12 @@ def reset(self: AblationLab):
 
 
 @patch
-def present(self: AblationLab) -> tuple:  # weights, metrics, those of `report`, intervals
+def present(self: AblationLab) -> tuple:  # weights, metrics, those of `report`, intervals, note, numbers within groups
     "What a kept row holds: numbers that can be compared with those of other rows."
     if self.evaluator.several and self.evaluator.pooled:
         raise DataError("keep", "metrics of all samples in one pot", "the mean of the categories, as in all rows", "Choose it in the menu 'metrics'.")
     if self.result.weights != self.weights or not self.intervals: self.renew()     # the page may still be computing
-    return dict(self.weights), self.result.metrics, self.reported, self.intervals
+    return dict(self.weights), self.result.metrics, self.reported, self.intervals, "", self.groups_of(self.result)
 
 
 @patch

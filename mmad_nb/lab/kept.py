@@ -31,9 +31,10 @@ from .figures import close_with, metric_label, show_panel, weakly
 # %% auto #0
 __all__ = ['SPLITS', 'STEPS', 'LIVE', 'NEXT', 'COPY', 'OWN_KEYS', 'plain', 'without_nan', 'KeptRow', 'Origin', 'content_of',
            'split_of', 'set_of', 'title_of', 'learned_by', 'settings_of', 'origin_of', 'set_difference',
-           'origin_differences', 'KeptSettings', 'check_name', 'check_numbers', 'check_intervals', 'free_row', 'Table',
-           'number_text', 'weight_text', 'difference_text', 'every', 'free_name', 'records_of', 'rows_in', 'user_names',
-           'name_of', 'live_number', 'live', 'as_code', 'code_of', 'code_html', 'own_keys', 'KeptTable']
+           'origin_differences', 'KeptSettings', 'check_name', 'check_numbers', 'check_intervals', 'check_groups',
+           'free_row', 'Table', 'number_text', 'weight_text', 'difference_text', 'every', 'free_name', 'records_of',
+           'rows_in', 'user_names', 'name_of', 'live_number', 'live', 'as_code', 'code_of', 'code_html', 'own_keys',
+           'KeptTable']
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900009
 def plain(value):
@@ -57,11 +58,13 @@ class KeptRow:
     note: str = ""                                  # what else is to be said
     versions: dict = field(default_factory=dict)    # of the programs that computed the numbers
     origin: Origin | None = None                    # of which detector and which samples the numbers are
+    groups: dict = field(default_factory=dict)      # category, or kind of defect -> {metric -> number}; empty: not known
 
     @property
     def key(self):  # what makes two rows equal
         return (self.name, self.weights, without_nan(self.metrics), without_nan(self.report),
-                {name: list(pair) for name, pair in self.intervals.items()}, self.note, self.versions, self.origin)
+                {name: list(pair) for name, pair in self.intervals.items()}, self.note, self.versions, self.origin,
+                {name: without_nan(numbers) for name, numbers in self.groups.items()})
 
     def __eq__(self, other): return isinstance(other, KeptRow) and self.key == other.key
 
@@ -274,6 +277,16 @@ def check_intervals(
     return {name: (float(low), float(high)) for name, (low, high) in (intervals or {}).items() if isfinite(low)
             and isfinite(high)}
 
+
+def check_groups(
+    groups,   # name -> {metric -> number}, or None
+) -> dict:
+    "Refuse what is no table of metrics for each group."
+    if not isinstance(groups or {}, Mapping):
+        raise DataError("groups", repr(groups)[:60], "metrics of each category or kind", "Such as {'dent': {...}}.")
+    return {str(name): check_numbers(f"group {name!r}", numbers) for name, numbers in (groups or {}).items()}
+
+
 # %% ../../nbs/lab/02_kept.ipynb #6c086fb0
 @patch
 def complete(self: KeptSettings, weights: dict) -> dict:
@@ -303,6 +316,7 @@ def keep(self: KeptSettings,
     report=None,        # the same of the samples that are reported on
     intervals=None,     # metric -> (low, high)
     note: str = "",     # what else is to be said
+    groups=None,        # category, or kind of defect -> {metric -> number}
 ) -> KeptRow:
     "Add a row."
     name = check_name(name, [row.name for row in self.rows]) if name else free_row(row.name for row in self.rows)
@@ -312,7 +326,7 @@ def keep(self: KeptSettings,
                         "Make KeptSettings with report=samples.")
     row = KeptRow(name, self.complete(weights), metrics, check_numbers("report", report) if report else {},
                   check_intervals(intervals, metrics),
-                  str(note), versions_here(), self.origin)
+                  str(note), versions_here(), self.origin, check_groups(groups))
     self.to((*self.rows, row), f"keep {name!r}")
     return row
 
@@ -468,6 +482,19 @@ def table(self: KeptSettings,
 @patch
 def __repr__(self: KeptSettings): return repr(self.table(caption=False)) if self.rows else "nothing kept yet"
 
+# %% ../../nbs/lab/02_kept.ipynb #22b7c88b
+@patch
+def within(self: KeptSettings,
+    names=None,   # of rows; None: all
+) -> Table:       # a line for each category and kind of defect of each row; no lines where nothing is known of them
+    "The numbers within each category, and for each kind of defect."
+    rows = [row for row in self.rows if names is None or row.name in names]
+    metrics = every(numbers for row in rows for numbers in row.groups.values())
+    lines = [(row.name, group, *(number_text(numbers.get(m)) for m in metrics))
+             for row in rows for group, numbers in row.groups.items()]
+    return Table(("", "within", *(metric_label(m, self.clouds) for m in metrics)), tuple(lines))
+
+
 # %% ../../nbs/lab/02_kept.ipynb #66883c2a
 @patch
 def compare(self: KeptSettings,
@@ -526,7 +553,8 @@ def records_of(
                       "versions": versions.index(row.versions), "samples": told["kinds"], "metrics": {"exact": numbers},
                       "defects": {},
                       "intervals": {name: list(pair) for name, pair in row.intervals.items()} if part == "samples"
-                      else {}})
+                      else {},
+                      "groups": row.groups if part == "samples" else {}})
     return found
 
 # %% ../../nbs/lab/02_kept.ipynb #1e8954cc
@@ -570,7 +598,8 @@ def rows_in(
                        value in record["weights"].items()}
             rows[record["row"]] = KeptRow(check_name(record["row"], rows), setting, found, {},
                                           check_intervals(record["intervals"], found), record["note"],
-                                          dict(study.versions[record["versions"]]), origin)
+                                          dict(study.versions[record["versions"]]), origin,
+                                          {name: numbers(one) for name, one in record.get("groups", {}).items()})
     return list(rows.values())
 
 # %% ../../nbs/lab/02_kept.ipynb #6460dafd
@@ -612,10 +641,12 @@ def csv(self: KeptSettings) -> str:
     weights, metrics, reported = (every(getattr(row, part) for row in self.rows)
                                   for part in ("weights", "metrics", "report"))
     ranged = every(row.intervals for row in self.rows)
+    inside = [(group, m) for group in every(row.groups for row in self.rows)
+              for m in every(row.groups.get(group, {}) for row in self.rows)]
     out = io.StringIO()
     write = csv_module.writer(out, lineterminator="\n").writerow
     write(["row", *weights, *metrics, *(f"{m} {end}" for m in ranged for end in ("low", "high")),
-           *(f"report {m}" for m in reported),
+           *(f"report {m}" for m in reported), *(f"{group}: {m}" for group, m in inside),
            "detector", "seed", "data", "samples", "learned", "note", "of other data"])
     number = lambda value: "" if value is None or isnan(value) else repr(value)
     for row in self.rows:
@@ -623,6 +654,7 @@ def csv(self: KeptSettings) -> str:
         write([row.name, *(row.weights.get(w, "") for w in weights), *(number(row.metrics.get(m)) for m in metrics),
                *(number(end) for m in ranged for end in row.intervals.get(m, (None, None))),
                *(number(row.report.get(m)) for m in reported),
+               *(number(row.groups.get(group, {}).get(m)) for group, m in inside),
                config.get("detector"), config.get("seed", ""), data["title"], data["samples"]["fingerprint"],
                row.origin.settings["learned"], row.note,
                "; ".join(self.differences(row.name))])
@@ -631,8 +663,9 @@ def csv(self: KeptSettings) -> str:
 # %% ../../nbs/lab/02_kept.ipynb #44620860
 @patch
 def markdown(self: KeptSettings) -> str:
-    "The table for a report, with what it is of above it."
-    return self.table().markdown()
+    "The table for a report, with what it is of above it; what is known within categories and kinds follows."
+    inside = self.within()
+    return self.table().markdown() + (f"\n{inside.markdown()}" if inside.rows else "")
 
 
 @patch
@@ -761,7 +794,7 @@ class KeptTable:
     "The kept rows as a list and a table, with everything that can be done with them."
     def __init__(self,
         kept: KeptSettings,
-        present,             # () -> (weights, metrics), and if there are some (..., report, intervals), as `keep` takes them
+        present,             # () -> (weights, metrics), and if there are some (..., report, intervals, note, groups), as `keep` takes them
         choose=None,         # called with the weights of a row that was chosen
         folder=".",          # where files are written and looked for
     ):
@@ -886,7 +919,10 @@ def mark(self: KeptTable):
     if self.other.value in (None, self.list.value): self.other.value = next((row.name for row in self.kept
                                                                              if row.name != self.list.value), None)
     nothing = "<i>Nothing is kept yet: 'keep' adds the present setting.</i>"
-    self.table.value = self.kept.table(caption=False).html(self.list.value) if self.kept.rows else nothing
+    inside = self.kept.within([self.list.value])
+    fold = (f"<details><summary>{escape(self.list.value)} within categories and kinds of defects</summary>{inside.html()}"
+            "</details>" if inside.rows else "")
+    self.table.value = self.kept.table(caption=False).html(self.list.value) + fold if self.kept.rows else nothing
 
 # %% ../../nbs/lab/02_kept.ipynb #ce900046
 @patch(as_prop=True)
