@@ -13,6 +13,7 @@ from typing import Sequence
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, WeightsError
@@ -247,21 +248,24 @@ class PatchPanel:
         grid = dict(value=side // 2, min=0, max=side - 1, continuous_update=False)
         self.row, self.column = (W.IntSlider(description=name, **grid) for name in ("row", "column"))
         self.strength = W.FloatSlider(value=0, min=0, max=4, step=.25, description="strength", continuous_update=False)
-        self.pictures, self.scales = ({name: make() for name in ("rgb", "xyz")} for make in (lambda: W.Image(format="png", width=224), W.HTML))
+        self.pictures = {name: W.Image(format="png", width=224) for name in ("rgb", "xyz")}
+        self.scales = {name: W.HTML() for name in self.pictures}
         for control in (self.row, self.column, self.strength): control.observe(self.refresh, "value")
         self.box = W.HBox([W.VBox([self.row, self.column, self.strength]),
                            *(titled(self.pictures[name], f"distance, {name}", foot=self.scales[name]) for name in self.pictures)])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Compute both maps again and repaint."
-        import io
-        from matplotlib import image
-        changed = disturb(self.features, self.row.value, self.column.value, self.strength.value)
-        self.maps = distance_maps(self.mappers, changed)
-        for name, picture in self.pictures.items():
-            image.imsave(out := io.BytesIO(), self.maps[name].numpy(), cmap="magma", vmin=0, vmax=1.5, format="png")
-            picture.value = out.getvalue()
-            low, high = self.maps[name].min().item(), self.maps[name].max().item()
-            self.scales[name].value = color_bar(0, 1.5, "distance", values=(low, high))
-            described(picture, f"map of distances, {name}: {low:.2f} to {high:.2f}")
+# %% ../../nbs/mapping/01_crossmodal.ipynb #1334657a
+@patch
+def refresh(self: PatchPanel, change=None):
+    "Compute both maps again and repaint."
+    import io
+    from matplotlib import image
+    changed = disturb(self.features, self.row.value, self.column.value, self.strength.value)
+    self.maps = distance_maps(self.mappers, changed)
+    for name, picture in self.pictures.items():
+        image.imsave(out := io.BytesIO(), self.maps[name].numpy(), cmap="magma", vmin=0, vmax=1.5, format="png")
+        picture.value = out.getvalue()
+        low, high = self.maps[name].min().item(), self.maps[name].max().item()
+        self.scales[name].value = color_bar(0, 1.5, "distance", values=(low, high))
+        described(picture, f"map of distances, {name}: {low:.2f} to {high:.2f}")

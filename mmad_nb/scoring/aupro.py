@@ -9,6 +9,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from scipy import ndimage
 
 from ..core.runtime import DataError, unknown_name
@@ -276,18 +277,20 @@ class AuproPanel:
         self.box = W.VBox([self.large, self.small, self.limit, self.zoom, self.label, self.chart.box])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Score again and send the new curve to the picture."
-        scores, masks = sized_defects(self.large.value, self.small.value)
-        x, y = pro_curve(scores, masks)
-        L = self.limit.value
-        left = x < L
-        self.aupro = aupro(scores, masks, L)
-        higher, at_least = count_outranking(scores[masks], scores[~masks])
-        self.pixel_auroc = 1 - (higher + at_least).mean() / 2 / (~masks).sum()       # ties count half
-        frame = Frame((0, L if self.zoom.value else 1), (0, 1), "false positive rate", "PRO", width=560, height=300)
-        under = np.append(x[left], L), np.append(y[left], np.interp(L, x, y))          # the area, up to the limit
-        shown = under if self.zoom.value else (x, y)
-        self.chart.alt = f"PRO curve; the area up to {L:.0%} is {self.aupro:.3f}"
-        self.chart.draw(frame, band_svg(frame, under[0], 0 * under[1], under[1], LINES[0]), line_svg(frame, *shown, LINES[0]))
-        self.label.value = f"<b>AUPRO@{L:.0%} = {self.aupro:.3f}</b>, pixel AUROC = {self.pixel_auroc:.3f}"
+# %% ../../nbs/scoring/01_aupro.ipynb #6a4b6ed9
+@patch
+def refresh(self: AuproPanel, change=None):
+    "Score again and send the new curve to the picture."
+    scores, masks = sized_defects(self.large.value, self.small.value)
+    x, y = pro_curve(scores, masks)
+    L = self.limit.value
+    left = x < L
+    self.aupro = aupro(scores, masks, L)
+    higher, at_least = count_outranking(scores[masks], scores[~masks])
+    self.pixel_auroc = 1 - (higher + at_least).mean() / 2 / (~masks).sum()       # ties count half
+    frame = Frame((0, L if self.zoom.value else 1), (0, 1), "false positive rate", "PRO", width=560, height=300)
+    under = np.append(x[left], L), np.append(y[left], np.interp(L, x, y))          # the area, up to the limit
+    shown = under if self.zoom.value else (x, y)
+    self.chart.alt = f"PRO curve; the area up to {L:.0%} is {self.aupro:.3f}"
+    self.chart.draw(frame, band_svg(frame, under[0], 0 * under[1], under[1], LINES[0]), line_svg(frame, *shown, LINES[0]))
+    self.label.value = f"<b>AUPRO@{L:.0%} = {self.aupro:.3f}</b>, pixel AUROC = {self.pixel_auroc:.3f}"
