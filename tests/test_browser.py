@@ -24,7 +24,8 @@ from PIL import Image
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs/lab/05_ablation.ipynb"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NOISE = ("GPU stall due to ReadPixels",)   # software rendering says so about every WebGL canvas
+NOISE = ("GPU stall due to ReadPixels",        # software rendering says so about every WebGL canvas
+         "net::ERR_UNKNOWN_URL_SCHEME")        # JupyterLab asks for `attachment:...` before it puts the picture there itself
 HERE = "http://127.0.0.1", "data:", "blob:", "https://colab.research.google.com/assets/colab-badge.svg"   # the badge is answered by the test
 SETTINGS = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}   # all else as it comes
 
