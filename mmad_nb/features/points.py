@@ -310,10 +310,12 @@ class GroupsPanel:
                            W.HTML(color_bar(0, 6, "groups that see a point", "viridis", 340))])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Count anew and recolour. A shorter choice is the beginning of a longer one, so sampling is done once."
-        self.counts = group_counts(self.points, self.points[self.order[:self.groups.value]], self.size.value)
-        self.drawn.attribute = self.counts.float().numpy()
-        seen, often = (self.counts > 0).float().mean(), self.counts.float().mean()
-        self.label.value = f"{seen:.1%} of the points are seen; on average a point is in {often:.2f} groups"
-        described(self.view.plot, f"cloud: {self.label.value}")
+# %% ../../nbs/features/02_points.ipynb #0a2c5e05
+@patch
+def refresh(self: GroupsPanel, change=None):
+    "Count anew and recolour. A shorter choice is the beginning of a longer one, so sampling is done once."
+    self.counts = group_counts(self.points, self.points[self.order[:self.groups.value]], self.size.value)
+    self.drawn.attribute = self.counts.float().numpy()
+    seen, often = (self.counts > 0).float().mean(), self.counts.float().mean()
+    self.label.value = f"{seen:.1%} of the points are seen; on average a point is in {often:.2f} groups"
+    described(self.view.plot, f"cloud: {self.label.value}")
