@@ -1,4 +1,5 @@
 "Metrics within groups: against a plain loop over hostile cases, clouds and tensors, a slow pace in the background, and bad input."
+import re
 import threading
 from types import SimpleNamespace
 
@@ -85,6 +86,33 @@ def test_labels_of_hidden_defects_and_overlapping_groups():
     assert got.groups["one"]["image_auroc"] == 0 and got.groups["two"]["image_auroc"] == 1
 
 
+def test_numbers_of_a_group_in_any_order():
+    "Labels, image scores, masks and maps follow the numbers as they are given."
+    maps, masks, _ = case(4)
+    labels, scores, places = np.arange(12) % 3 == 0, np.arange(12.) ** 2 % 7, np.array([9, 0, 5, 3, 11, 2])
+    assert labels[places].tolist() != np.sort(labels[places]).tolist() and labels[places].tolist() != labels[np.sort(places)].tolist()
+    judge = GroupEvaluator(masks, {"a": places, "b": [1, 4]}, labels)
+    assert judge.within["a"].labels.tolist() == labels[places].tolist()
+    for given in (scores, None):
+        got = judge.evaluate(maps, given).groups["a"]
+        same(got, evaluate(maps[places], masks[places], None if given is None else given[places], labels=labels[places]))
+
+
+def test_the_room_of_the_last_call_is_used_again():
+    maps, masks, names = case(3)
+    judge = GroupEvaluator(masks, names)
+    first = judge.evaluate(maps)
+    room = judge.whole.spare["room"]
+    room.fill_(float("nan"))                                             # what is left in it must not matter
+    again = judge.evaluate(maps)
+    assert judge.whole.spare["room"].data_ptr() == room.data_ptr()
+    for name in first.groups: same(again.groups[name], first.groups[name])
+    same(again.pooled, first.pooled)
+    clouds = GroupEvaluator([np.array([0, 1]), np.array([0, 0, 1])], ["a", "b"])
+    clouds.evaluate([np.array([.1, .2]), np.array([.1, .2, .3])])
+    assert not clouds.whole.spare                                        # clouds have no room to keep
+
+
 def test_at_the_pace_of_the_background():
     maps, masks, names = case(3)
     judge = GroupEvaluator(masks, names)
@@ -133,6 +161,7 @@ BLANK = np.zeros((3, 2, 2), bool)
     (lambda: GroupEvaluator(BLANK, {"a": [0, 3]}), "from 0 to 2"),
     (lambda: GroupEvaluator(BLANK, {"a": [-1]}), "from 0 to 2"),
     (lambda: GroupEvaluator(BLANK, {"a": [1, 1]}), "at most once"),
+    (lambda: GroupEvaluator(BLANK, {"b": [0, 1], "a": [0, 2, 0]}), "group 'a': found numbers from 0 to 2"),
     (lambda: GroupEvaluator(BLANK, {"a": [True, False, True]}), "a list of numbers of samples"),
     (lambda: GroupEvaluator(BLANK, {"a": [[0]]}), "a list of numbers of samples"),
     (lambda: GroupEvaluator(BLANK, list("abc")).evaluate(BLANK[:2]), "that of the masks"),
@@ -152,6 +181,21 @@ def test_strips_are_safe_text_and_take_anything():
     assert "<a>" not in text and "nan" not in text and text.count("stroke-dasharray") == 1 and "aria-label" in text
     assert "nan" not in strips_svg({"a": (np.zeros(0), np.zeros(0))}) and "nan" not in strips_svg({})
     assert "stroke-dasharray" not in strips_svg({"a": (np.ones(1), np.zeros(1))}, line=np.inf)
+
+
+def test_marks_of_the_strips_fill_the_room_between_both_texts():
+    circles = lambda svg: [float(x) for x in re.findall(r"<circle cx='([-\d.]+)' cy='[\d.]+' r='4' fill='#3b8fd4' opacity", svg)]
+    diamonds = lambda svg: [float(x) for x in re.findall(r"<path d='M([-\d.]+) [\d.]+l5 6l-5 6l-5 -6z' fill='#d55e00' opacity", svg)]
+    rows = {"a": (np.array([4., 2.]), np.array([0., 1.])), "b": (np.array([3.]), np.array([-np.inf, np.inf]))}
+    svg = strips_svg(rows)
+    assert circles(svg) == [96, 182, 96, 440] and diamonds(svg) == [440, 268, 354]      # 86 for each unit; what is infinite stands at an end
+    wide = strips_svg(rows, line=8.)                                                    # a line beyond all scores makes room for itself
+    assert circles(wide) == [96, 139, 96, 440] and "x1='440.0' x2='440.0'" in wide and ">8</text>" in wide
+    low = strips_svg(rows, line=-4.)
+    assert circles(low)[:2] == [268, 311] and "x1='96.0' x2='96.0'" in low
+    assert circles(strips_svg({"a": (np.array([2.]), np.array([2., 2.]))})) == [96, 96]  # one score alone: no width to share
+    heights = [int(y) for y in re.findall(r"<text x='4' y='(\d+)'", strips_svg({str(k): rows["a"] for k in range(4)}))]
+    assert np.diff(heights).tolist() == [44] * 3 and f"viewBox='0 0 600 {16 + 44 * 4 + 42}'" in strips_svg({str(k): rows["a"] for k in range(4)})
 
 
 def test_panel():

@@ -94,6 +94,21 @@ def test_mean_within_groups():
         for name, value in slow.items(): assert got.values[name][row] == pytest.approx(value, abs=5e-3), name
 
 
+def test_mean_within_leaves_out_a_group_without_a_defect():
+    scores, masks = case(3, count=16)
+    groups = {"mixed": np.arange(12), "good only": np.array([13, 15])}               # what is defective has an even number
+    judge = Bootstrap(masks, groups=groups, draws=5)
+    got, alone = judge.of(scores, within=True), evaluate(scores[:12], masks[:12])
+    for name, value in alone.items(): assert got.whole[name] == pytest.approx(value, abs=2e-3), name
+    for row in range(5):
+        some = copies(judge, row)
+        slow = evaluate(scores[some[some < 12]], masks[some[some < 12]])
+        for name, value in slow.items(): assert got.values[name][row] == pytest.approx(value, abs=5e-3), name
+    assert np.isfinite(np.array(list(got.values.values()))).all()
+    only = Bootstrap(masks, groups={"good only": [13, 15]}, draws=2).of(scores, within=True)
+    assert np.isnan(only.values["image_auroc"]).all() and np.isnan(only.whole["aupro@30"])   # defined in no group
+
+
 def test_clouds_have_no_aupro():
     rng = np.random.default_rng(3)
     labels = [rng.random(n) < .3 * (i % 2) for i, n in enumerate(rng.integers(3, 60, 14))]

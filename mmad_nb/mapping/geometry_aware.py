@@ -56,14 +56,18 @@ class GeometryAwareMapper(nn.Module):
         semantic, geometric = self.semantic(x), self.geometric(x)  # (1), (2)
         return self.mimic(semantic, geometric, self.gate(geometric), self.residual(x))
 
-    def fuse(self, semantic, geometric, gate):
-        "Equation 3, `gate` still without its sigmoid."
-        gate = torch.sigmoid(gate)
-        return geometric * gate + semantic * (1 - gate)
+# %% ../../nbs/mapping/02_geometry_aware.ipynb #436e25d6
+@patch
+def fuse(self: GeometryAwareMapper, semantic, geometric, gate):
+    "Equation 3, `gate` still without its sigmoid."
+    gate = torch.sigmoid(gate)
+    return geometric * gate + semantic * (1 - gate)
 
-    def mimic(self, semantic, geometric, gate, residual):
-        "Equations 3 and 4."
-        return residual + F.gelu(self.norm(self.fuse(semantic, geometric, gate)))
+
+@patch
+def mimic(self: GeometryAwareMapper, semantic, geometric, gate, residual):
+    "Equations 3 and 4."
+    return residual + F.gelu(self.norm(self.fuse(semantic, geometric, gate)))
 
 # %% ../../nbs/mapping/02_geometry_aware.ipynb #cc532dd8
 @patch
