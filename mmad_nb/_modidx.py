@@ -2622,6 +2622,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'mmad_nb/mapping/text_adaptor.py'),
                                               'mmad_nb.mapping.text_adaptor.AnchorPanel.rescale': ( 'mapping/text_adaptor.html#anchorpanel.rescale',
                                                                                                     'mmad_nb/mapping/text_adaptor.py'),
+                                              'mmad_nb.mapping.text_adaptor.AnchorPanel.usual_top': ( 'mapping/text_adaptor.html#anchorpanel.usual_top',
+                                                                                                      'mmad_nb/mapping/text_adaptor.py'),
                                               'mmad_nb.mapping.text_adaptor.TextAdaptor': ( 'mapping/text_adaptor.html#textadaptor',
                                                                                             'mmad_nb/mapping/text_adaptor.py'),
                                               'mmad_nb.mapping.text_adaptor.TextAdaptor.__init__': ( 'mapping/text_adaptor.html#textadaptor.__init__',

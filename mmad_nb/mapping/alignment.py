@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, unknown_name
@@ -90,25 +91,29 @@ class WeightsPanel:
         self.box = W.VBox([W.HBox([self.capture, self.view, self.strength]), W.HBox([self.direction, self.button]), self.label, self.picture])
         self.refresh()
 
-    def rescale(self, button=None):
-        "Colours for the weights that the present λ can give."
-        self.top = 1 + max(self.strength.value, .01)
-        self.refresh()
+# %% ../../nbs/mapping/06_alignment.ipynb #70895e71
+@patch
+def rescale(self: WeightsPanel, button=None):
+    "Colours for the weights that the present λ can give."
+    self.top = 1 + max(self.strength.value, .01)
+    self.refresh()
 
-    def refresh(self, change=None):
-        "Weigh anew and draw."
-        import io
-        from matplotlib.figure import Figure
-        n, view = self.capture.value, self.view.value
-        grey, colored = self.pairs[n]
-        self.weights = patch_weights(grey.patches, colored.patches, self.strength.value, self.direction.value)[view]
-        self.label.value = f"weights from {self.weights.min():.2f} to {self.weights.max():.2f}: the largest is {self.weights.max() / self.weights.min():.2f} times the smallest"
-        figure = Figure(figsize=(6, 2.8), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.imshow(self.pictures[n][view].permute(1, 2, 0)); left.set_title("coloured view", fontsize=9)
-        shown = right.imshow(self.weights, cmap="viridis", vmin=1, vmax=self.top); right.set_title("weight", fontsize=9)
-        for ax in (left, right): ax.axis("off")
-        figure.colorbar(shown, ax=right, shrink=.8, extend="max")
-        figure.savefig(file := io.BytesIO(), format="png", dpi=100)
-        self.picture.value = file.getvalue()
-        described(self.picture, f"coloured view {view} and the weights of its patches: {self.label.value}")
+
+@patch
+def refresh(self: WeightsPanel, change=None):
+    "Weigh anew and draw."
+    import io
+    from matplotlib.figure import Figure
+    n, view = self.capture.value, self.view.value
+    grey, colored = self.pairs[n]
+    self.weights = patch_weights(grey.patches, colored.patches, self.strength.value, self.direction.value)[view]
+    self.label.value = f"weights from {self.weights.min():.2f} to {self.weights.max():.2f}: the largest is {self.weights.max() / self.weights.min():.2f} times the smallest"
+    figure = Figure(figsize=(6, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(self.pictures[n][view].permute(1, 2, 0)); left.set_title("coloured view", fontsize=9)
+    shown = right.imshow(self.weights, cmap="viridis", vmin=1, vmax=self.top); right.set_title("weight", fontsize=9)
+    for ax in (left, right): ax.axis("off")
+    figure.colorbar(shown, ax=right, shrink=.8, extend="max")
+    figure.savefig(file := io.BytesIO(), format="png", dpi=100)
+    self.picture.value = file.getvalue()
+    described(self.picture, f"coloured view {view} and the weights of its patches: {self.label.value}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, WeightsError, png_bytes, unknown_name
@@ -75,25 +76,31 @@ class CoordinateMapper(nn.Module):
                                          nn.Conv2d(dim, 3 * dim, 1))
         self.dim = dim
 
-    def adapt(self, x):
-        "Equation 4: (B,3C,H,W) -> three (B,C,H,W)."
-        if x.ndim != 4 or x.shape[1] != 3 * self.dim:
-            raise DataError("input of CoordinateMapper", f"shape {tuple(x.shape)}", f"(B,{3 * self.dim},H,W)",
-                            "Three depths, one after the other along the channels, of the encoder it was made for.")
-        return [adapt(part) for adapt, part in zip((self.proc_l4, self.proc_l7, self.proc_l11), x.chunk(3, 1))]
+# %% ../../nbs/mapping/05_coordinate_aware.ipynb #c9bab148
+@patch
+def adapt(self: CoordinateMapper, x):
+    "Equation 4: (B,3C,H,W) -> three (B,C,H,W)."
+    if x.ndim != 4 or x.shape[1] != 3 * self.dim:
+        raise DataError("input of CoordinateMapper", f"shape {tuple(x.shape)}", f"(B,{3 * self.dim},H,W)",
+                        "Three depths, one after the other along the channels, of the encoder it was made for.")
+    return [adapt(part) for adapt, part in zip((self.proc_l4, self.proc_l7, self.proc_l11), x.chunk(3, 1))]
 
-    def select(self, adapted):
-        "Equations 5 and 6: three (B,C,H,W) -> (B,3,H,W) shares that sum to 1."
-        return self.spatial_selector(self.coord_att(torch.cat(adapted, 1))).softmax(1)
 
-    def forward(self,
-        x: torch.Tensor,                     # (B,3C,H,W) features of one picture
-        shares: torch.Tensor | None = None,  # (B,3,H,W) or (3,1,1) to use instead of the selector's
-    ) -> torch.Tensor:                       # (B,3C,H,W) the guess for the other
-        "The guess for features `x`."
-        adapted = self.adapt(x)
-        shares = (self.select(adapted) if shares is None else shares).expand(len(x), 3, *x.shape[2:])
-        return self.fusion_head(sum(share[:, None] * part for share, part in zip(shares.unbind(1), adapted)))
+@patch
+def select(self: CoordinateMapper, adapted):
+    "Equations 5 and 6: three (B,C,H,W) -> (B,3,H,W) shares that sum to 1."
+    return self.spatial_selector(self.coord_att(torch.cat(adapted, 1))).softmax(1)
+
+
+@patch
+def forward(self: CoordinateMapper,
+    x: torch.Tensor,                     # (B,3C,H,W) features of one picture
+    shares: torch.Tensor | None = None,  # (B,3,H,W) or (3,1,1) to use instead of the selector's
+) -> torch.Tensor:                       # (B,3C,H,W) the guess for the other
+    "The guess for features `x`."
+    adapted = self.adapt(x)
+    shares = (self.select(adapted) if shares is None else shares).expand(len(x), 3, *x.shape[2:])
+    return self.fusion_head(sum(share[:, None] * part for share, part in zip(shares.unbind(1), adapted)))
 
 # %% ../../nbs/mapping/05_coordinate_aware.ipynb #9bb5ecd1
 class LayerMLP(FeatureMapper):
@@ -328,19 +335,23 @@ class SelectorPanel:
             self.pictures, ("photo", "shares of the blocks: red, green, blue", "Ψ 3D"), (None, None, self.scale))]), self.label])
         self.refresh()
 
-    def guess(self, one, choice):
-        "Shares and distance of one sample's features."
-        return with_shares(self.mapper, one.maps["rgb"], one.maps["real"], one.valid, choice)
+# %% ../../nbs/mapping/05_coordinate_aware.ipynb #2cc3242e
+@patch
+def guess(self: SelectorPanel, one, choice):
+    "Shares and distance of one sample's features."
+    return with_shares(self.mapper, one.maps["rgb"], one.maps["real"], one.valid, choice)
 
-    def refresh(self, change=None):
-        "Guess again and repaint."
-        from matplotlib import colormaps
-        one, sample = self.features[self.sample.value], self.samples[self.sample.value]
-        self.shares, self.map = self.guess(one, self.choice.value)
-        layers = (sample.rgb.transpose(1, 2, 0), upsample(self.shares, one.size).permute(1, 2, 0).numpy(),
-                  colormaps["magma"](self.map.numpy() / self.limit)[..., :3])
-        for picture, values in zip(self.pictures, layers): picture.value = png_bytes((values * 255).round().astype("uint8"))
-        means = ", ".join(f"ω{layer} {share:.2f}" for layer, share in zip(LAYERS, self.shares.mean((1, 2)).tolist()))
-        self.label.value = f"shares: {means}; Ψ 3D, mean {self.map[one.valid].mean():.3f}"
-        self.scale.value = color_bar(0, self.limit, "Ψ 3D", values=(self.map.min().item(), self.map.max().item()))
-        for picture, kind in zip(self.pictures, ("photo", "shares", "Ψ 3D")): described(picture, f"{kind} of {sample.category}, {sample.defect}: {self.label.value}")
+
+@patch
+def refresh(self: SelectorPanel, change=None):
+    "Guess again and repaint."
+    from matplotlib import colormaps
+    one, sample = self.features[self.sample.value], self.samples[self.sample.value]
+    self.shares, self.map = self.guess(one, self.choice.value)
+    layers = (sample.rgb.transpose(1, 2, 0), upsample(self.shares, one.size).permute(1, 2, 0).numpy(),
+              colormaps["magma"](self.map.numpy() / self.limit)[..., :3])
+    for picture, values in zip(self.pictures, layers): picture.value = png_bytes((values * 255).round().astype("uint8"))
+    means = ", ".join(f"ω{layer} {share:.2f}" for layer, share in zip(LAYERS, self.shares.mean((1, 2)).tolist()))
+    self.label.value = f"shares: {means}; Ψ 3D, mean {self.map[one.valid].mean():.3f}"
+    self.scale.value = color_bar(0, self.limit, "Ψ 3D", values=(self.map.min().item(), self.map.max().item()))
+    for picture, kind in zip(self.pictures, ("photo", "shares", "Ψ 3D")): described(picture, f"{kind} of {sample.category}, {sample.defect}: {self.label.value}")

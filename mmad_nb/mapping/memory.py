@@ -10,6 +10,7 @@ from numbers import Real
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, unknown_name
 from ..core.widgets import described
@@ -90,7 +91,7 @@ def greedy_coreset(
     dim: int | None = None,   # choose by random projections of this many numbers; None: by the rows themselves
     chunk: int = 16384,       # rows at a time; memory grows with it, the result does not change
 ) -> torch.Tensor:            # (count,) row numbers in the order of choice
-    "Rows of which no other row is far: always the one that is served worst so far."
+    "Rows of which no other row is far: always the one that is farthest from all chosen so far."
     check_rows(rows, "coreset")
     check_whole("coreset count", count), check_whole("chunk", chunk)
     count = min(count, len(rows))
@@ -110,7 +111,7 @@ def covering_radius(
     rows: torch.Tensor,    # (n,C)
     chosen: torch.Tensor,  # (m,) row numbers
 ) -> float:
-    "Distance from the row that is served worst to the nearest chosen one."
+    "Largest distance from a row to the nearest chosen one."
     check_rows(rows, "rows")
     whole = isinstance(chosen, torch.Tensor) and chosen.dtype == torch.int64 and chosen.ndim == 1 and len(chosen) > 0
     if not whole or not 0 <= chosen.min() <= chosen.max() < len(rows):
@@ -165,9 +166,9 @@ def draw_choice(
     "Rows, the chosen ones, and the covering radius as a disc around each of these."
     from matplotlib.patches import Circle
     radius = covering_radius(rows, chosen)
-    for at in rows[chosen].tolist(): ax.add_patch(Circle(at, radius, color="C0", alpha=0.08, lw=0))
+    for at in rows[chosen].tolist(): ax.add_patch(Circle(at, radius, color="C0", alpha=min(.08, .05 / radius), lw=0))
     ax.plot(*rows.T, ".", color="0.6", ms=2); ax.plot(*rows[chosen].T, "o", color="C1", ms=4)
-    ax.set(aspect="equal", xticks=[], yticks=[], title=f"{len(chosen)} rows, covering radius {radius:.2f}")
+    ax.set(aspect="equal", xlim=(-5.2, 6.2), ylim=(-5.2, 6.2), xticks=[], yticks=[], title=f"{len(chosen)} rows, covering radius {radius:.2f}")
 
 # %% ../../nbs/mapping/04_memory.ipynb #5c9f6e24
 def reweight(
@@ -272,15 +273,17 @@ class CoresetPanel:
         self.box = W.HBox([W.VBox([self.count, self.how, self.seed, self.label]), self.picture])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Choose anew and draw."
-        import io
-        from matplotlib.figure import Figure
-        self.chosen = choose_rows(self.rows, self.count.value, self.how.value, self.seed.value)
-        self.radius = covering_radius(self.rows, self.chosen)
-        self.label.value = f"covering radius {self.radius:.2f}"
-        figure = Figure(figsize=(4, 3.6), layout="constrained")  # outside of pyplot: nothing is shown twice
-        draw_choice(figure.subplots(), self.rows, self.chosen)
-        figure.savefig(file := io.BytesIO(), format="png", dpi=100)
-        self.picture.value = file.getvalue()
-        described(self.picture, f"rows in the plane, {len(self.chosen)} of them chosen, {self.how.value}: {self.label.value}")
+# %% ../../nbs/mapping/04_memory.ipynb #e47da19f
+@patch
+def refresh(self: CoresetPanel, change=None):
+    "Choose anew and draw."
+    import io
+    from matplotlib.figure import Figure
+    self.chosen = choose_rows(self.rows, self.count.value, self.how.value, self.seed.value)
+    self.radius = covering_radius(self.rows, self.chosen)
+    self.label.value = f"covering radius {self.radius:.2f}"
+    figure = Figure(figsize=(4, 3.6), layout="constrained")  # outside of pyplot: nothing is shown twice
+    draw_choice(figure.subplots(), self.rows, self.chosen)
+    figure.savefig(file := io.BytesIO(), format="png", dpi=100)
+    self.picture.value = file.getvalue()
+    described(self.picture, f"rows in the plane, {len(self.chosen)} of them chosen, {self.how.value}: {self.label.value}")

@@ -270,11 +270,7 @@ def refresh(self: AnchorPanel, change=None):
     maps = text_maps(self.modules, one, self.read["anchor"])
     self.map = maps["rgb_text"] * maps["xyz_text"]
     n = self.sample.value
-    if n not in self.tops:                           # the scale of a sample called by its name; names and experts do not move it
-        own = sample.category if sample.category in self.vectors else self.called.value
-        usual = read_category(self.modules["adaptor"], self.vectors[own], self.modules["adaptor"].experts.top)
-        both = text_maps(self.modules, one, usual["anchor"])
-        self.tops[n] = (both["rgb_text"] * both["xyz_text"]).max().item()
+    if n not in self.tops: self.tops[n] = self.usual_top(sample, one)
     top = max(self.tops[n], 1e-12)
     squares = self.read["route"].cpu().repeat_interleave(16, 0).repeat_interleave(32, 1)  # sentence x expert
     layers = (sample.rgb.transpose(1, 2, 0), colormaps["viridis"](squares.numpy()),
@@ -288,6 +284,15 @@ def refresh(self: AnchorPanel, change=None):
     self.scale.value = color_bar(0, top, "Ψ text", values=(low, high))
     described(self.pictures[0], f"photo: {what}"), described(self.pictures[1], f"shares of the experts for the sentences of {self.called.value}")
     described(self.pictures[2], f"map of Ψ text, {what} called {self.called.value}: {low:.3g} to {high:.3g}")
+
+# %% ../../nbs/mapping/03_text_adaptor.ipynb #47db0a3d
+@patch
+def usual_top(self: AnchorPanel, sample, one):
+    "The scale of a sample called by its own name; other names and numbers of experts do not move it."
+    own = sample.category if sample.category in self.vectors else self.called.value
+    usual = read_category(self.modules["adaptor"], self.vectors[own], self.modules["adaptor"].experts.top)
+    both = text_maps(self.modules, one, usual["anchor"])
+    return (both["rgb_text"] * both["xyz_text"]).max().item()
 
 # %% ../../nbs/mapping/03_text_adaptor.ipynb #bf64bcbd
 @patch

@@ -241,15 +241,17 @@ class IntervalPanel:
         self.box = W.VBox([self.alpha, self.table])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Resample again."
-        self.now = self.bootstrap.of(self.components, fuse=self.fuse, alpha=self.alpha.value)
-        self.change = self.now - self.reference
-        rows, changes = [], self.change.interval()
-        for name, (low, high) in self.now.interval().items():
-            below, above = changes[name]
-            mark = "● clear" if below > 0 or above < 0 else "○"
-            cells = f"{self.now.whole[name]:.3f}", f"{low:.3f} to {high:.3f}", f"{self.change.whole[name]:+.3f}", f"{below:+.3f} to {above:+.3f}", mark
-            rows.append(f"<tr><th scope='row' style='text-align:left'>{name}</th>" + "".join(f"<td style='padding:0 10px'>{cell}</td>" for cell in cells) + "</tr>")
-        titles = "metric", "value", "95 %", f"minus α = {self.start:g}", "95 %", ""
-        self.table.value = "<table><tr>" + "".join(f"<th scope='col' style='padding:0 10px'>{t}</th>" for t in titles) + "</tr>" + "".join(rows) + "</table>"
+# %% ../../nbs/scoring/07_intervals.ipynb #8ace72c0
+@patch
+def refresh(self: IntervalPanel, change=None):
+    "Resample again."
+    self.now = self.bootstrap.of(self.components, fuse=self.fuse, alpha=self.alpha.value)
+    self.change = self.now - self.reference
+    rows, changes = [], self.change.interval()
+    for name, (low, high) in self.now.interval().items():
+        below, above = changes[name]
+        mark = "● clear" if below > 0 or above < 0 else "○"
+        cells = f"{self.now.whole[name]:.3f}", f"{low:.3f} to {high:.3f}", f"{self.change.whole[name]:+.3f}", f"{below:+.3f} to {above:+.3f}", mark
+        rows.append(f"<tr><th scope='row' style='text-align:left'>{name}</th>" + "".join(f"<td style='padding:0 10px'>{cell}</td>" for cell in cells) + "</tr>")
+    titles = "metric", "value", "95 %", f"minus α = {self.start:g}", "95 %", ""
+    self.table.value = "<table><tr>" + "".join(f"<th scope='col' style='padding:0 10px'>{t}</th>" for t in titles) + "</tr>" + "".join(rows) + "</table>"

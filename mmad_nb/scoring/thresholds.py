@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError
 from .aupro import as_mask, as_numbers, as_numpy, is_ragged, without_nan
@@ -47,10 +48,12 @@ class Confusion:
         "Share of the good items that are flagged."
         return _ratio(self.false_alarms, self.false_alarms + self.passed)
 
-    def _repr_html_(self):
-        row = lambda name, *cells: f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        return ("<table><tr><td></td><th scope='col'>flagged</th><th scope='col'>not flagged</th></tr>"
-                + row("defective", f"found {self.found:,}", f"missed {self.missed:,}") + row("good", f"false alarms {self.false_alarms:,}", f"passed {self.passed:,}") + "</table>")
+# %% ../../nbs/scoring/08_thresholds.ipynb #d3b9f7bc
+@patch
+def _repr_html_(self: Confusion):
+    row = lambda name, *cells: f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return ("<table><tr><td></td><th scope='col'>flagged</th><th scope='col'>not flagged</th></tr>"
+            + row("defective", f"found {self.found:,}", f"missed {self.missed:,}") + row("good", f"false alarms {self.false_alarms:,}", f"passed {self.passed:,}") + "</table>")
 
 # %% ../../nbs/scoring/08_thresholds.ipynb #6a9664fb
 def _ratio(part, whole): return part / whole if whole else float("nan")
@@ -179,16 +182,18 @@ class ThresholdPanel:
         if self.rule.value == "lowest cost": return cheapest_threshold(self.scores, self.labels, self.miss.value, 1)[0]
         return threshold_at_rate(self.scores[~self.labels], .05)
 
-    def refresh(self, change=None):
-        "Choose, count and draw again; a move of the threshold by hand says so in the menu."
-        if self.moving: return
-        self.moving = True
-        try:
-            if change is not None and change["owner"] is self.threshold: self.rule.value = "by hand"
-            self.used = self.threshold.value if self.rule.value == "by hand" else self.chosen()
-            self.threshold.value = self.used
-        finally: self.moving = False
-        c = self.confusion = confusion(self.scores, self.labels, self.used)
-        ratios = ", ".join(f"{name} <b>{value:.2f}</b>" for name, value in (("precision", c.precision), ("recall", c.recall), ("F1", c.f1), ("false positive rate", c.false_positive_rate)))
-        strip = strips_svg({"images": (self.scores[self.labels], self.scores[~self.labels])}, line=self.used, title="scores of images, and a threshold.")
-        self.view.value = f"{strip}{c._repr_html_()}<div>flagged: above {self.used:.3g}; {ratios}; cost of an item {(self.miss.value * c.missed + c.false_alarms) / len(self.scores):.3f} false alarms</div>"
+# %% ../../nbs/scoring/08_thresholds.ipynb #5f1b29f0
+@patch
+def refresh(self: ThresholdPanel, change=None):
+    "Choose, count and draw again; a move of the threshold by hand says so in the menu."
+    if self.moving: return
+    self.moving = True
+    try:
+        if change is not None and change["owner"] is self.threshold: self.rule.value = "by hand"
+        self.used = self.threshold.value if self.rule.value == "by hand" else self.chosen()
+        self.threshold.value = self.used
+    finally: self.moving = False
+    c = self.confusion = confusion(self.scores, self.labels, self.used)
+    ratios = ", ".join(f"{name} <b>{value:.2f}</b>" for name, value in (("precision", c.precision), ("recall", c.recall), ("F1", c.f1), ("false positive rate", c.false_positive_rate)))
+    strip = strips_svg({"images": (self.scores[self.labels], self.scores[~self.labels])}, line=self.used, title="scores of images, and a threshold.")
+    self.view.value = f"{strip}{c._repr_html_()}<div>flagged: above {self.used:.3g}; {ratios}; cost of an item {(self.miss.value * c.missed + c.false_alarms) / len(self.scores):.3f} false alarms</div>"
