@@ -175,7 +175,7 @@ def test_students_get_no_solution(course):
     text = (course / "release/01_capture/01_capture.ipynb").read_text(encoding="utf8")
     for hidden in ("SOLUTION", "HIDDEN", "assert", "its solutions, folded", "Open in Colab", "](../"): assert hidden not in text
     page = by_id(nbformat.read(course / "release/01_capture/01_capture.ipynb", as_version=4))
-    assert page["capture_1"].source == "share = None      # a number from 0 to 1\n...   # your answer"
+    assert page["capture_1"].source == "share = None      # a number from 0 to 1\npass   # your answer"
     assert "source_hidden" not in json.dumps(page["capture_1"].metadata) and not any(cell.get("outputs") for cell in page.values())
 
 
