@@ -25,9 +25,10 @@ from ..scoring.evaluator import asked
 from ..scoring.fusion import image_score, png
 
 # %% auto #0
-__all__ = ['DETECTORS', 'WRAPPERS', 'FORMAT', 'FILES', 'Weight', 'Option', 'Components', 'Detector', 'Reading', 'categories_of',
-           'Chosen', 'by_category', 'gathered', 'check_maps', 'register', 'list_detectors', 'create_detector',
-           'load_detector', 'rounded_slider', 'weight_control', 'WeightPanel', 'fused_picture', 'faintness']
+__all__ = ['DETECTORS', 'WRAPPERS', 'FORMAT', 'FILES', 'Weight', 'Option', 'Components', 'check_components', 'Detector',
+           'Reading', 'categories_of', 'Chosen', 'by_category', 'check_alike', 'gathered', 'check_maps', 'register',
+           'list_detectors', 'create_detector', 'check_encoders', 'load_detector', 'rounded_slider', 'weight_control',
+           'checked_names', 'fused_picture', 'faintness', 'WeightPanel']
 
 # %% ../../nbs/detectors/01_base.ipynb #2e740d34
 @dataclass(frozen=True)
@@ -87,20 +88,24 @@ class Option:
             raise DataError(where, repr(value), self.expected(), self.meaning or "Correct it.")
         return value
 
-    def fits(self, value) -> bool:
-        "Whether a value has the right type and lies in the range."
-        kind = self.kind or type(self.default)
-        if kind in (bool, str): return isinstance(value, kind)
-        if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)): return False
-        return self.low <= value <= self.high
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e001
+@patch
+def fits(self: Option, value) -> bool:
+    "Whether a value has the right type and lies in the range."
+    kind = self.kind or type(self.default)
+    if kind in (bool, str): return isinstance(value, kind)
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)): return False
+    return self.low <= value <= self.high
 
-    def expected(self) -> str:
-        "What the option may be, in words."
-        if self.choices: return f"one of {', '.join(map(repr, self.choices))}"
-        words = {bool: "True or False", int: "a whole number", str: "text"}.get(self.kind or type(self.default), "a number")
-        if self.low > -math.inf: words += f" from {self.low:g}"
-        if self.high < math.inf: words += f" to {self.high:g}"
-        return ", or ".join([words, *map(repr, self.also)])
+
+@patch
+def expected(self: Option) -> str:
+    "What the option may be, in words."
+    if self.choices: return f"one of {', '.join(map(repr, self.choices))}"
+    words = {bool: "True or False", int: "a whole number", str: "text"}.get(self.kind or type(self.default), "a number")
+    if self.low > -math.inf: words += f" from {self.low:g}"
+    if self.high < math.inf: words += f" to {self.high:g}"
+    return ", or ".join([words, *map(repr, self.also)])
 
 # %% ../../nbs/detectors/01_base.ipynb #c2ca07f5
 class Components(Mapping):
@@ -116,40 +121,62 @@ class Components(Mapping):
         self.maps, self.valid, self.provenance = dict(maps), valid, provenance
         self.sizes = None if sizes is None else tuple(map(int, sizes))
         self.ids = tuple(ids) or ("",) * len(valid if sizes is None else self.sizes)
-        for name, values in self.maps.items() if check else ():
-            if values.shape != valid.shape or values.dtype != torch.float32:
-                raise DataError(f"component {name!r}", f"{values.dtype} {tuple(values.shape)}",
-                                f"torch.float32 {tuple(valid.shape)}", "All maps of a detector share one shape.")
-            if not values.isfinite().all():
-                raise DataError(f"component {name!r}", "NaN or infinite numbers", "finite ones",
-                                "Look at the captures and at the training's loss.")
+        if check: check_components(self.maps, valid)
 
-    def __getitem__(self, key):
-        if isinstance(key, str):
-            if key not in self.maps: raise unknown_name("component", key, self.maps)
-            return self.maps[key]
-        chosen = torch.arange(len(self.ids))[key].reshape(-1)
-        if self.sizes is None:
-            index, sizes = key if isinstance(key, slice) else chosen, None  # a slice gives views, nothing is copied
-        else:
-            starts, sizes = np.cumsum((0, *self.sizes)), [self.sizes[i] for i in chosen]  # where each cloud begins
-            index = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in chosen] or [torch.arange(0)])
-        return Components({name: values[index] for name, values in self.maps.items()}, self.valid[index],
-                          [self.ids[i] for i in chosen], self.provenance, sizes, check=False)
-
-    def apart(self, values: torch.Tensor):
-        "What belongs to each capture: (N,H,W) as it is, of clouds a list of one tensor for each."
-        return values if self.sizes is None else list(values.split(self.sizes))
-
+    def __getitem__(self, key): return self.named(key) if isinstance(key, str) else self.some(key)
     def __contains__(self, name): return name in self.maps
     def __iter__(self): return iter(self.maps)
     def __len__(self): return len(self.maps)
 
-    def __repr__(self):
-        note = f"; encoders: {self.provenance}" if self.provenance else ""
-        size = " x ".join(map(str, self.valid.shape))
-        if self.sizes is not None: size = f"{len(self.sizes)} clouds of {', '.join(map(str, self.sizes))} points"
-        return f"Components({', '.join(self.maps)}: {size}, {self.valid.float().mean():.0%} valid{note})"
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e002
+def check_components(
+    maps: dict,           # name -> map of all captures
+    valid: torch.Tensor,  # bool of the shape that each map must have
+):
+    "Refuse maps of other shapes or number types, and such with NaN."
+    for name, values in maps.items():
+        if values.shape != valid.shape or values.dtype != torch.float32:
+            raise DataError(f"component {name!r}", f"{values.dtype} {tuple(values.shape)}",
+                            f"torch.float32 {tuple(valid.shape)}", "All maps of a detector share one shape.")
+        if not values.isfinite().all():
+            raise DataError(f"component {name!r}", "NaN or infinite numbers", "finite ones",
+                            "Look at the captures and at the training's loss.")
+
+
+@patch
+def named(self: Components, name: str) -> torch.Tensor:
+    "One map of all captures."
+    if name not in self.maps: raise unknown_name("component", name, self.maps)
+    return self.maps[name]
+
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e003
+@patch
+def some(self: Components,
+    key,          # slice, numbers, or a mask of captures
+) -> Components:
+    "All maps of some captures."
+    chosen = torch.arange(len(self.ids))[key].reshape(-1)
+    if self.sizes is None:
+        index, sizes = key if isinstance(key, slice) else chosen, None  # a slice gives views, nothing is copied
+    else:
+        starts, sizes = np.cumsum((0, *self.sizes)), [self.sizes[i] for i in chosen]  # where each cloud begins
+        index = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in chosen] or [torch.arange(0)])
+    return Components({name: values[index] for name, values in self.maps.items()}, self.valid[index],
+                      [self.ids[i] for i in chosen], self.provenance, sizes, check=False)
+
+
+@patch
+def apart(self: Components, values: torch.Tensor):
+    "What belongs to each capture: (N,H,W) as it is, of clouds a list of one tensor for each."
+    return values if self.sizes is None else list(values.split(self.sizes))
+
+
+@patch
+def __repr__(self: Components):
+    note = f"; encoders: {self.provenance}" if self.provenance else ""
+    size = " x ".join(map(str, self.valid.shape))
+    if self.sizes is not None: size = f"{len(self.sizes)} clouds of {', '.join(map(str, self.sizes))} points"
+    return f"Components({', '.join(self.maps)}: {size}, {self.valid.float().mean():.0%} valid{note})"
 
 # %% ../../nbs/detectors/01_base.ipynb #5749ae2b
 class Detector:
@@ -175,30 +202,48 @@ class Detector:
         device: str | None = None,  # None: the GPU where there is one
         **options,                  # any of `defaults`
     ):
-        self.encoders, self.device, self.options = encoders, pick_device(device), dict(self.defaults)
-        for name, value in options.items():
-            if name not in self.settings: raise unknown_name(f"{self.name} option", name, self.settings)
-            self.options[name] = self.settings[name].check(f"{self.name} option {name!r}", value)
-        preset = self.presets.get("tiny" if isinstance(encoders, str) and encoders == "tiny" else "paper", {})
-        self.options = {name: preset.get(name) if v is None else v for name, v in self.options.items()}
+        self.encoders, self.device = encoders, pick_device(device)
+        self.options = self.chosen(options)
         self.set_up()
 
-    def set_up(self): "Build what is needed before learning, and check options that depend on each other."
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e004
+@patch
+def chosen(self: Detector,
+    given: dict,  # options by name
+) -> dict:        # all options
+    "The options that were given, checked, and the defaults and presets of the others."
+    options = dict(self.defaults)
+    for name, value in given.items():
+        if name not in self.settings: raise unknown_name(f"{self.name} option", name, self.settings)
+        options[name] = self.settings[name].check(f"{self.name} option {name!r}", value)
+    preset = self.presets.get("tiny" if isinstance(self.encoders, str) and self.encoders == "tiny" else "paper", {})
+    return {name: preset.get(name) if v is None else v for name, v in options.items()}
 
-    def config(self) -> dict:
-        "Everything needed to build this detector again, apart from what it learned."
-        return {"detector": self.name, "encoders": self.encoders if isinstance(self.encoders, str) else "custom",
-                **self.options}
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e010
+@patch
+def set_up(self: Detector):
+    "Build what is needed before learning, and check options that depend on each other."
 
-    def fingerprints(self) -> dict:
-        "What it stands on and does not learn: name -> fingerprint of the weights."
-        return {}
 
-    def __repr__(self):
-        changed = "".join(f", {k}={v!r}" for k, v in self.options.items() if v != self.defaults[k])
-        state = "fitted" if self.fitted else "not fitted"
-        note = f"; encoders: {self.provenance}" if self.provenance else ""
-        return f"{self.name}(encoders={self.config()['encoders']!r}{changed}; {state}{note})"
+@patch
+def config(self: Detector) -> dict:
+    "Everything needed to build this detector again, apart from what it learned."
+    return {"detector": self.name, "encoders": self.encoders if isinstance(self.encoders, str) else "custom",
+            **self.options}
+
+
+@patch
+def fingerprints(self: Detector) -> dict:
+    "What it stands on and does not learn: name -> fingerprint of the weights."
+    return {}
+
+
+@patch
+def __repr__(self: Detector):
+    changed = "".join(f", {k}={v!r}" for k, v in self.options.items() if v != self.defaults[k])
+    state = "fitted" if self.fitted else "not fitted"
+    note = f"; encoders: {self.provenance}" if self.provenance else ""
+    return f"{self.name}(encoders={self.config()['encoders']!r}{changed}; {state}{note})"
 
 # %% ../../nbs/detectors/01_base.ipynb #332b434f
 class Reading(Sequence):
@@ -221,26 +266,34 @@ class Reading(Sequence):
 
     def __getitem__(self, i):
         capture = self.captures[i]
-        if not isinstance(capture, self.detector.takes):
-            kinds = " or ".join({Sample: "RGB-3D samples", Cloud: "clouds"}[kind] for kind in self.detector.takes)
-            raise DataError(self.where, f"a {type(capture).__name__}", kinds,
-                            "Choose a detector that takes this, or other data.")
-        if isinstance(capture, Sample):
-            self.size = self.size or capture.size
-            if capture.size != self.size:
-                raise DataError(f"{self.where}, sample {capture.id!r}", f"size {capture.size}", f"{self.size}, as the others",
-                                "Prepare all samples to one size.")
+        self._fits(capture)
         if self.learning: self._check(capture)
         return capture
 
-    def _check(self, capture):
-        where, kind = f"training sample {capture.id!r}", self.detector.learns_from
-        if kind == "good" and capture.anomalous:
-            raise DataError(where, f"a defect ({capture.defect})", "good samples only",
-                            'It would be learned as normal. Use the training split: split="train".')
-        if kind == "labelled" and (capture.mask if isinstance(capture, Sample) else capture.labels) is None:
-            raise DataError(where, "no mask", f"labelled samples, which {self.detector.name} learns from",
-                            "Give samples of other categories with their masks.")
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e005
+@patch
+def _fits(self: Reading, capture):
+    "Refuse a kind that the detector cannot look at, and a size unlike the others."
+    if not isinstance(capture, self.detector.takes):
+        kinds = " or ".join({Sample: "RGB-3D samples", Cloud: "clouds"}[kind] for kind in self.detector.takes)
+        raise DataError(self.where, f"a {type(capture).__name__}", kinds, "Choose a detector that takes this, or other data.")
+    if isinstance(capture, Sample):
+        self.size = self.size or capture.size
+        if capture.size != self.size:
+            raise DataError(f"{self.where}, sample {capture.id!r}", f"size {capture.size}", f"{self.size}, as the others",
+                            "Prepare all samples to one size.")
+
+
+@patch
+def _check(self: Reading, capture):
+    "Refuse what the detector must not learn from."
+    where, kind = f"training sample {capture.id!r}", self.detector.learns_from
+    if kind == "good" and capture.anomalous:
+        raise DataError(where, f"a defect ({capture.defect})", "good samples only",
+                        'It would be learned as normal. Use the training split: split="train".')
+    if kind == "labelled" and (capture.mask if isinstance(capture, Sample) else capture.labels) is None:
+        raise DataError(where, "no mask", f"labelled samples, which {self.detector.name} learns from",
+                        "Give samples of other categories with their masks.")
 
 # %% ../../nbs/detectors/01_base.ipynb #18bc88ba
 def categories_of(
@@ -297,33 +350,43 @@ def need_fit(self: Detector):
                         "Call fit(good_samples) first, or load_detector(path).")
 
 # %% ../../nbs/detectors/01_base.ipynb #1fd610e2
+def check_alike(
+    name: str,   # of a capture
+    found,       # its maps
+    measured,    # its valid pixels or points
+    maps, valid, # those of the captures before it; valid is None before the first
+):
+    "Refuse a capture whose maps do not go with those before it."
+    if valid is None: return
+    if isinstance(valid, list) != (measured.ndim == 1):
+        raise DataError(f"capture {name!r}", "samples and clouds in one list", "one kind", "Ask for each kind by itself.")
+    if set(found) != set(maps):
+        raise DataError(f"capture {name!r}", f"maps {sorted(found)}", f"{sorted(maps)}, as of the others", "Mend maps_of.")
+    if not isinstance(valid, list) and measured.shape != valid.shape[1:]:
+        raise DataError(f"sample {name!r}", f"size {tuple(measured.shape)}",
+                        f"{tuple(valid.shape[1:])}, as the others", "Prepare all samples to the same size.")
+
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e007
 def gathered(
     parts,            # for each capture its id, its maps {name: (H,W) or (n,)} and its valid pixels or points
     count: int,       # how many captures
     provenance: str,  # where the encoders' weights come from
 ) -> Components:
     "The maps of all captures as one; each is copied to its place as it comes, so that memory is needed once."
-    maps, valid, ids, clouds = {}, None, [], False
+    maps, valid, ids = {}, None, []
     for i, (name, found, measured) in enumerate(parts):
-        if i and clouds != (measured.ndim == 1):
-            raise DataError(f"capture {name!r}", "samples and clouds in one list", "one kind", "Ask for each kind by itself.")
-        clouds = measured.ndim == 1
+        check_alike(name, found, measured, maps, valid)
         ids.append(name)
-        if maps and set(found) != set(maps):
-            raise DataError(f"capture {name!r}", f"maps {sorted(found)}", f"{sorted(maps)}, as of the others", "Mend maps_of.")
-        if clouds:
+        if measured.ndim == 1:  # a cloud
             for key, values in found.items(): maps.setdefault(key, []).append(values.float())
             valid = [*(valid or []), measured]
             continue
         if valid is None:
             valid = torch.zeros(count, *measured.shape, dtype=torch.bool)
             maps = {key: torch.zeros(count, *measured.shape) for key in found}
-        if measured.shape != valid.shape[1:]:
-            raise DataError(f"sample {name!r}", f"size {tuple(measured.shape)}",
-                            f"{tuple(valid.shape[1:])}, as the others", "Prepare all samples to the same size.")
         valid[i] = measured
         for key, values in found.items(): maps[key][i] = values
-    if not clouds: return Components(maps, valid, ids, provenance)
+    if not isinstance(valid, list): return Components(maps, valid, ids, provenance)
     return Components({key: torch.cat(values) for key, values in maps.items()}, torch.cat(valid), ids, provenance,
                       [len(v) for v in valid])
 
@@ -485,6 +548,18 @@ def _read_folder(path):
         raise DataError(files[1], f"NaN or infinite numbers in {broken[0]}", "finite weights", "Train again.")
     return config, tensors, notes.get("settings", content_hash(text)) == content_hash(text)
 
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e00b
+def check_encoders(
+    path,                # of a saved detector
+    detector: Detector,  # made anew from its settings
+    stands_on: dict,     # name -> fingerprint, when it was saved
+):
+    "Refuse encoders that are not those it learned on."
+    other = [name for name, value in detector.fingerprints().items() if stands_on.get(name) != value]
+    if other:
+        raise DataError(path, f"a detector that learned on other encoders ({', '.join(other)})", "the same encoders",
+                        "Hand over the encoders it was trained with, or train again.")
+
 # %% ../../nbs/detectors/01_base.ipynb #04c928e9
 def load_detector(
     path,                       # folder that `save` wrote
@@ -500,10 +575,7 @@ def load_detector(
     options = {k: v for k, v in config.items() if k not in ("format", "detector", "encoders", "stands_on")}
     given = config["encoders"] if encoders is None else encoders
     detector = create_detector(config["detector"], given, device, **options)
-    other = [name for name, value in detector.fingerprints().items() if config["stands_on"].get(name) != value]
-    if other:
-        raise DataError(path, f"a detector that learned on other encoders ({', '.join(other)})", "the same encoders",
-                        "Hand over the encoders it was trained with, or train again.")
+    check_encoders(path, detector, config["stands_on"])
     try: detector.load_state(state)
     except (KeyError, ValueError, RuntimeError) as error:
         raise DataError(path / "weights.safetensors", str(error).strip().splitlines()[-1].strip(),
@@ -522,14 +594,17 @@ def rounded_slider():  # a class of widgets
     from traitlets import CFloat
 
     class Rounded(CFloat):
-        def validate(self, obj, value): return round(super().validate(obj, value), 9)
+        "A number with nine digits behind the point."
+        def validate(self, obj, value):
+            "Round it."
+            return round(super().validate(obj, value), 9)
 
     class RoundedSlider(W.FloatSlider):
         value = Rounded(0.0, help="float value").tag(sync=True)
 
     return RoundedSlider
 
-
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e013
 def weight_control(
     weight: Weight,
     components=(),  # names of those that are there, to show where the weight has no effect; (): not known
@@ -544,60 +619,22 @@ def weight_control(
     steps = next((n for n in (100, 120, 200, 250, 400, 500) if abs(n * place - round(n * place)) < 1e-6), 1000)
     return rounded_slider()(min=weight.low, max=weight.high, step=span / steps, **common)
 
-# %% ../../nbs/detectors/01_base.ipynb #98613c3b
-class WeightPanel:
-    "A control for each weight of a detector, and what they make of one sample: its fused map and its score."
-    def __init__(self,
-        detector: Detector,
-        components: Components,           # of the samples to look at: of several, one is chosen from a list
-        names: list | None = None,        # what the samples are called in that list; None: their ids
-        brightest: float | None = None,   # value of a map that is painted white; None: the largest with default weights
-        masks=None,                       # (N,H,W) bool, or a list with None where nothing is known: outlined
-    ):
-        import ipywidgets as W
-        if components.sizes is not None:
-            raise DataError("WeightPanel", "clouds", "maps of photos", "For clouds use mmad_nb.lab.AblationLab.")
-        names, count = components.ids if names is None else list(names), len(components.ids)
-        if len(names) != count:
-            raise DataError("WeightPanel", f"{len(names)} names for {count} samples", "one each", "Leave them out for the ids.")
-        self.masks = [None] * count if masks is None else [None if m is None else np.asarray(m, bool) for m in masks]
-        sizes = {tuple(m.shape) for m in self.masks if m is not None} | {tuple(components.valid.shape[1:])}
-        if len(self.masks) != count or len(sizes) > 1:
-            raise DataError("WeightPanel", f"{len(self.masks)} masks, sizes {sorted(sizes)}", f"{count} of the maps' size", "Pick the same samples.")
-        self.detector, self.all, self.names, self.picture, self.score = detector, components, names, W.Image(format="png", width=256), W.Label()
-        self.brightest = detector.fuse(components).max().item() if brightest is None else brightest
-        self.top = self.brightest
-        self.sample = W.Dropdown(options=[(name, i) for i, name in enumerate(names)], description="sample")
-        self.controls = {weight.name: weight_control(weight, components) for weight in detector.weights}
-        self.line = W.Checkbox(value=True, description="outline of the defect", indent=False)
-        self.title, self.scale = W.HTML(), W.HTML()
-        self.buttons = [W.Button(description=name, tooltip=what) for name, what in (
-            ("rescale", "the largest value of this map becomes white"), ("usual scale", "the largest value with default weights is white"))]
-        for button in self.buttons: button.on_click(self.rescale)
-        for control in (self.sample, self.line, *self.controls.values()): control.observe(self.refresh, "value")
-        choice, known = [self.sample] if len(names) > 1 else [], [self.line] if any(m is not None for m in self.masks) else []
-        left = W.VBox([*choice, *self.controls.values(), self.score, W.HBox(self.buttons), *known,
-                       W.HTML(f"<div style='line-height:1.3'><small>{escape(components.provenance)}</small></div>")], layout=W.Layout(width="330px"))
-        self.box = W.HBox([left, W.VBox([self.title, self.picture, self.scale], layout=W.Layout(width="270px"))])
-        self.refresh()
-
-    def rescale(self, button):
-        "Another value becomes white: the largest one of this map, or again the usual one."
-        self.top = self.fused.max().item() if button is self.buttons[0] else self.brightest
-        self.refresh()
-
-    def refresh(self, change=None):
-        "Fuse with the present weights, repaint and score."
-        values, i = {name: control.value for name, control in self.controls.items()}, self.sample.value
-        self.components = self.all[i]
-        self.fused = self.detector.fuse(self.components, **values)
-        self.picture.value = fused_picture(self.fused[0], self.top, self.masks[i] if self.line.value else None)
-        self.score.value = f"score: {asked(self.detector.image_scores, self.fused, self.components, values).item():.3f}"
-        low, high = self.fused.min().item(), self.fused.max().item()
-        name, self.note = self.names[i] or "sample", faintness(low, high, self.top)
-        self.title.value = title_row([f"fused map: {name}"], 256)
-        self.scale.value = color_bar(0, max(self.top, 1e-12), "score", width=256, values=(low, high)) + f"<div style='line-height:1.3'><b>{self.note}</b></div>"
-        described(self.picture, f"fused map of {name}: {low:.3g} to {high:.3g}, white at {self.top:.3g}; {self.note}")
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e00c
+def checked_names(
+    components: Components,  # of N samples
+    names=None,              # N texts; None: the ids
+    masks=None,              # N of (H,W) bool, or None where nothing is known
+) -> tuple:                  # names, masks
+    "What samples are called, and their outlines, one for each."
+    names, count = components.ids if names is None else list(names), len(components.ids)
+    if len(names) != count:
+        raise DataError("WeightPanel", f"{len(names)} names for {count} samples", "one each", "Leave them out for the ids.")
+    masks = [None] * count if masks is None else [None if m is None else np.asarray(m, bool) for m in masks]
+    sizes = {tuple(m.shape) for m in masks if m is not None} | {tuple(components.valid.shape[1:])}
+    if len(masks) != count or len(sizes) > 1:
+        raise DataError("WeightPanel", f"{len(masks)} masks, sizes {sorted(sizes)}", f"{count} of the maps' size",
+                        "Pick the same samples.")
+    return names, masks
 
 # %% ../../nbs/detectors/01_base.ipynb #fd5acc16
 def fused_picture(
@@ -611,7 +648,7 @@ def fused_picture(
     colors = colormaps["magma"]((values / max(top, 1e-12)).detach().cpu().numpy())[..., :3]
     return png_bytes((marked(colors, mask, max(1, len(mask) // 112)) * 255).round().astype(np.uint8))
 
-
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e011
 def faintness(
     low: float,    # the smallest value of a map
     high: float,   # and the largest
@@ -622,3 +659,63 @@ def faintness(
     if high < top / 5: return f"Nearly black: its largest value is {top / high:.0f} times fainter than white. Rescale to see it."
     if high > 1.5 * top: return f"Values up to {high / top:.1f} times the white one."
     return ""
+
+# %% ../../nbs/detectors/01_base.ipynb #98613c3b
+class WeightPanel:
+    "A control for each weight of a detector, and what they make of one sample: its fused map and its score."
+    def __init__(self,
+        detector: Detector,
+        components: Components,           # of the samples to look at: of several, one is chosen from a list
+        names: list | None = None,        # what the samples are called in that list; None: their ids
+        brightest: float | None = None,   # value of a map that is painted white; None: the largest with default weights
+        masks=None,                       # (N,H,W) bool, or a list with None where nothing is known: outlined
+    ):
+        import ipywidgets as W
+        if components.sizes is not None:
+            raise DataError("WeightPanel", "clouds", "maps of photos", "For clouds use mmad_nb.lab.AblationLab.")
+        self.detector, self.all = detector, components
+        self.names, self.masks = checked_names(components, names, masks)
+        self.top = self.brightest = detector.fuse(components).max().item() if brightest is None else brightest
+        self.picture, self.score = W.Image(format="png", width=256), W.Label()
+        self.sample = W.Dropdown(options=[(name, i) for i, name in enumerate(self.names)], description="sample")
+        self.controls = {weight.name: weight_control(weight, components) for weight in detector.weights}
+        self.arrange()
+
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e00d
+@patch
+def arrange(self: WeightPanel):
+    "Buttons, texts and their places; and the first picture."
+    import ipywidgets as W
+    self.line = W.Checkbox(value=True, description="outline of the defect", indent=False)
+    self.title, self.scale = W.HTML(), W.HTML()
+    self.buttons = [W.Button(description=name, tooltip=what) for name, what in (
+        ("rescale", "the largest value of this map becomes white"), ("usual scale", "the largest value with default weights is white"))]
+    for button in self.buttons: button.on_click(self.rescale)
+    for control in (self.sample, self.line, *self.controls.values()): control.observe(self.refresh, "value")
+    choice, known = [self.sample] if len(self.names) > 1 else [], [self.line] if any(m is not None for m in self.masks) else []
+    left = W.VBox([*choice, *self.controls.values(), self.score, W.HBox(self.buttons), *known,
+                   W.HTML(f"<div style='line-height:1.3'><small>{escape(self.all.provenance)}</small></div>")], layout=W.Layout(width="330px"))
+    self.box = W.HBox([left, W.VBox([self.title, self.picture, self.scale], layout=W.Layout(width="270px"))])
+    self.refresh()
+
+# %% ../../nbs/detectors/01_base.ipynb #1ba5e00e
+@patch
+def rescale(self: WeightPanel, button):
+    "Another value becomes white: the largest one of this map, or again the usual one."
+    self.top = self.fused.max().item() if button is self.buttons[0] else self.brightest
+    self.refresh()
+
+
+@patch
+def refresh(self: WeightPanel, change=None):
+    "Fuse with the present weights, repaint and score."
+    values, i = {name: control.value for name, control in self.controls.items()}, self.sample.value
+    self.components = self.all[i]
+    self.fused = self.detector.fuse(self.components, **values)
+    self.picture.value = fused_picture(self.fused[0], self.top, self.masks[i] if self.line.value else None)
+    self.score.value = f"score: {asked(self.detector.image_scores, self.fused, self.components, values).item():.3f}"
+    low, high = self.fused.min().item(), self.fused.max().item()
+    name, self.note = self.names[i] or "sample", faintness(low, high, self.top)
+    self.title.value = title_row([f"fused map: {name}"], 256)
+    self.scale.value = color_bar(0, max(self.top, 1e-12), "score", width=256, values=(low, high)) + f"<div style='line-height:1.3'><b>{self.note}</b></div>"
+    described(self.picture, f"fused map of {name}: {low:.3g} to {high:.3g}, white at {self.top:.3g}; {self.note}")

@@ -203,6 +203,7 @@ class PairDetector(Detector):
     presets = TRAINING_PRESETS
 
     def set_up(self):
+        "Build both encoders."
         options = self.options
         self.dtype = getattr(torch, options["compute_dtype"])
         self.pair = self.image_encoder, self.point_encoder = self.encoder_pair()
@@ -213,61 +214,84 @@ class PairDetector(Detector):
         options = self.options
         return build_encoders(self.name, self.encoders, self.device, options["blocks"], options["group_size"], self.dtype)
 
-    @property
-    def dims(self) -> tuple:
-        "Length of an image feature and of a point feature."
-        return self.image_encoder.dim, self.point_encoder.dim
+# %% ../../nbs/detectors/02_frozen.ipynb #2f0ce001
+@patch(as_prop=True)
+def dims(self: PairDetector) -> tuple:
+    "Length of an image feature and of a point feature."
+    return self.image_encoder.dim, self.point_encoder.dim
 
-    @property
-    def blocks(self) -> tuple:
-        "Which blocks of the image encoder are read."
-        return (self.options["blocks"] - 1,)
 
-    @property
-    def recipe(self):
-        "How samples become features."
-        return PairRecipe(*self.pair, self.blocks)
+@patch(as_prop=True)
+def blocks(self: PairDetector) -> tuple:
+    "Which blocks of the image encoder are read."
+    return (self.options["blocks"] - 1,)
 
-    @property
-    def mappers(self):
-        "The learned modules by the name that they have in the papers: mappers from one sensor to the other."
-        return self.modules
 
-    @property
-    def count(self):
-        "How many pixels of a sample are learned from; None for all valid ones."
-        return None if self.options["pixels"] == "all" else self.options["pixels"]
+@patch(as_prop=True)
+def recipe(self: PairDetector):
+    "How samples become features."
+    return PairRecipe(*self.pair, self.blocks)
 
-    def fingerprints(self):
-        return {"image": self.image_encoder.identity, "points": self.point_encoder.identity}
 
-    def begin(self, notes): "Make fresh modules for a training on samples with these notes."
+@patch(as_prop=True)
+def mappers(self: PairDetector):
+    "The learned modules by the name that they have in the papers: mappers from one sensor to the other."
+    return self.modules
 
-    def stages(self) -> list:
-        "Of Stage, one after the other."
-        return []
 
-    def stage(self, item, loss, **more) -> Stage:
-        "A stage with the detector's own options."
-        passes = (self.options[name] for name in ("epochs", "batch_size", "lr"))
-        return Stage(dict(self.modules.items()), item, loss, *passes, **more)
+@patch(as_prop=True)
+def count(self: PairDetector):
+    "How many pixels of a sample are learned from; None for all valid ones."
+    return None if self.options["pixels"] == "all" else self.options["pixels"]
 
-    def combine(self, components, rule, alpha):
-        "Fuse both maps by rule and share, and smooth the result."
-        return self.smooth(fuse_maps(components["rgb"], components["xyz"], rule, alpha))
+# %% ../../nbs/detectors/02_frozen.ipynb #2f0ce003
+@patch
+def fingerprints(self: PairDetector):
+    "Fingerprints of both encoders."
+    return {"image": self.image_encoder.identity, "points": self.point_encoder.identity}
 
-    def smooth(self, maps):
-        "The blur after fusion, unless it is switched off."
-        return box_blur(maps, BLUR if self.options["blur"] else ())
 
-    def state(self):
-        "What was learned."
-        return self.modules.state_dict()
+@patch
+def begin(self: PairDetector, notes):
+    "Make fresh modules for a training on samples with these notes."
 
-    def load_state(self, state):
-        "Put back what `state` gave."
-        self.begin([])
-        self.modules.load_state_dict(state)
+
+@patch
+def stages(self: PairDetector) -> list:
+    "Of Stage, one after the other."
+    return []
+
+
+@patch
+def stage(self: PairDetector, item, loss, **more) -> Stage:
+    "A stage with the detector's own options."
+    passes = (self.options[name] for name in ("epochs", "batch_size", "lr"))
+    return Stage(dict(self.modules.items()), item, loss, *passes, **more)
+
+# %% ../../nbs/detectors/02_frozen.ipynb #2f0ce004
+@patch
+def combine(self: PairDetector, components, rule, alpha):
+    "Fuse both maps by rule and share, and smooth the result."
+    return self.smooth(fuse_maps(components["rgb"], components["xyz"], rule, alpha))
+
+
+@patch
+def smooth(self: PairDetector, maps):
+    "The blur after fusion, unless it is switched off."
+    return box_blur(maps, BLUR if self.options["blur"] else ())
+
+
+@patch
+def state(self: PairDetector):
+    "What was learned."
+    return self.modules.state_dict()
+
+
+@patch
+def load_state(self: PairDetector, state):
+    "Put back what `state` gave."
+    self.begin([])
+    self.modules.load_state_dict(state)
 
 # %% ../../nbs/detectors/02_frozen.ipynb #47aada2c
 @patch

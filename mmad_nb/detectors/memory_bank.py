@@ -58,6 +58,7 @@ class MemoryBank(PairDetector):
     weights = rule_weights("add", "0 the photo alone (PatchCore), 1 the shape alone")
 
     def set_up(self):
+        "Encoders, and a look at the window."
         if self.options["pool"] % 2 == 0:
             raise DataError("memory_bank option 'pool'", f"{self.options['pool']}", "an odd number", "An even window has no centre.")
         super().set_up()

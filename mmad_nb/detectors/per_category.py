@@ -35,28 +35,38 @@ class PerCategory(Detector):
         "The settings of the detector inside, and that there is one for each category."
         return self.pattern.config() | {"per_category": True}
 
-    def fingerprints(self): return self.pattern.fingerprints()
+    def fingerprints(self):
+        "Those of the shared encoders."
+        return self.pattern.fingerprints()
 
-    def model(self, category):
-        "The model of one category."
-        self.need_fit()
-        if category not in self.models: raise unknown_name("category", category, self.models)
-        return self.models[category]
 
-    def combine(self, components, **weights):
-        "That of the detector inside; what it learned is in the components already."
-        return self.pattern.combine(components, **weights)
-
-    def image_scores(self, maps, components=None, **weights):
-        "The rule of the detector inside."
-        return asked(self.pattern.image_scores, maps, components, weights)
-
-    def __repr__(self):
-        inside = repr(self.pattern).replace("; not fitted", "; fitted" if self.fitted else "; not fitted")
-        return f"{len(self.models)} models, one per category, each {inside}"
-
-# %% ../../nbs/detectors/04_per_category.ipynb #e79d8895
 WRAPPERS["per_category"] = PerCategory
+
+# %% ../../nbs/detectors/04_per_category.ipynb #4ca70001
+@patch
+def model(self: PerCategory, category):
+    "The model of one category."
+    self.need_fit()
+    if category not in self.models: raise unknown_name("category", category, self.models)
+    return self.models[category]
+
+
+@patch
+def combine(self: PerCategory, components, **weights):
+    "That of the detector inside; what it learned is in the components already."
+    return self.pattern.combine(components, **weights)
+
+
+@patch
+def image_scores(self: PerCategory, maps, components=None, **weights):
+    "The rule of the detector inside."
+    return asked(self.pattern.image_scores, maps, components, weights)
+
+
+@patch
+def __repr__(self: PerCategory):
+    inside = repr(self.pattern).replace("; not fitted", "; fitted" if self.fitted else "; not fitted")
+    return f"{len(self.models)} models, one per category, each {inside}"
 
 # %% ../../nbs/detectors/04_per_category.ipynb #c860eec1
 @patch
@@ -152,12 +162,13 @@ class SharingPanel:
         import ipywidgets as W
         self.piles, self.test, self.epochs, self.cache = by_category(train), test, epochs, cache
         self.chosen = W.SelectMultiple(options=list(self.piles), value=[test[0].category], description="trained on")
-        self.button, self.label = W.Button(description="train and test"), W.Label()
+        self.button, self.label = W.Button(description="train and test"), W.Label("not trained yet")
         self.button.on_click(self.refresh)
         self.box = W.VBox([self.chosen, self.button, self.label])
 
     def refresh(self, button=None):
         "Train, test, and show the metrics."
+        self.label.value = "training ..."
         samples = [sample for category in self.chosen.value for sample in self.piles[category]]
         detector = create_detector("cfm", device="cpu", epochs=self.epochs).fit(samples, cache=self.cache)
         self.metrics = mean_metrics(evaluate_each(detector, self.test, cache=self.cache))
