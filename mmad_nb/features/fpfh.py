@@ -9,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, content_hash, pick_device
 from ..core.widgets import described
@@ -120,23 +121,25 @@ class FpfhEncoder:
         self.name, self.groups, self.k, self.radius, self.normal_k = "fpfh", groups, k, radius, normal_k
         self.device = pick_device(device)
 
-    def encode(self,
-        points: torch.Tensor,  # (N,3) in the sensor frame: normals look to its origin
-    ) -> tuple:                # centers (G,3) and features (G,33), float32
-        "Centres far apart, and what surrounds each."
-        points = torch.as_tensor(points).float().to(self.device)
-        if len(points) < 3:
-            raise DataError(self.name, f"{len(points)} points", "at least 3, which span a plane", "Is the capture almost empty?")
-        at = farthest_point_sampling(points, min(self.groups, len(points)))
-        normals = cloud_normals(points, min(self.normal_k, len(points)), viewpoint=torch.zeros(3))
-        return points[at], fpfh(points, normals, self.k, self.radius, at)
-
     @property
     def fingerprint(self) -> str:
         "16 hexadecimal digits that change with any setting."
         return content_hash(self.name, self.groups, self.k, repr(self.radius), self.normal_k)
 
     identity = fingerprint  # there are no weights that a machine could multiply in another way
+
+# %% ../../nbs/features/05_fpfh.ipynb #0a5c5e02
+@patch
+def encode(self: FpfhEncoder,
+    points: torch.Tensor,  # (N,3) in the sensor frame: normals look to its origin
+) -> tuple:                # centers (G,3) and features (G,33), float32
+    "Centres far apart, and what surrounds each."
+    points = torch.as_tensor(points).float().to(self.device)
+    if len(points) < 3:
+        raise DataError(self.name, f"{len(points)} points", "at least 3, which span a plane", "Is the capture almost empty?")
+    at = farthest_point_sampling(points, min(self.groups, len(points)))
+    normals = cloud_normals(points, min(self.normal_k, len(points)), viewpoint=torch.zeros(3))
+    return points[at], fpfh(points, normals, self.k, self.radius, at)
 
 # %% ../../nbs/features/05_fpfh.ipynb #292b3873
 def pixel_histogram(
@@ -185,10 +188,12 @@ class HistogramPanel:
         self.box = W.HBox([W.VBox([self.row, self.column, self.k, self.label]), titled(self.picture, "share of the neighbours at each angle")])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Count anew and draw."
-        self.histogram, self.seen = pixel_histogram(*self.data, self.row.value, self.column.value, self.k.value)
-        self.label.value = f"pixel {self.seen[0]}, {self.seen[1]}"
-        self.picture.value = bar_picture(self.histogram)
-        tops = self.histogram.reshape(3, BINS).amax(1) / 2
-        described(self.picture, f"histograms of α, φ and θ at {self.label.value}: largest shares {', '.join(f'{top:.2f}' for top in tops.tolist())}")
+# %% ../../nbs/features/05_fpfh.ipynb #0a5c5e01
+@patch
+def refresh(self: HistogramPanel, change=None):
+    "Count anew and draw."
+    self.histogram, self.seen = pixel_histogram(*self.data, self.row.value, self.column.value, self.k.value)
+    self.label.value = f"pixel {self.seen[0]}, {self.seen[1]}"
+    self.picture.value = bar_picture(self.histogram)
+    tops = self.histogram.reshape(3, BINS).amax(1) / 2
+    described(self.picture, f"histograms of α, φ and θ at {self.label.value}: largest shares {', '.join(f'{top:.2f}' for top in tops.tolist())}")

@@ -22,9 +22,21 @@ from ..core.widgets import described
 from ..core.charts import color_bar, titled
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'Attention', 'Block', 'ViT', 'drawn_from', 'tiny_vit', 'bfloat16_pays', 'Widen',
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'drawn_from', 'Attention', 'Block', 'ViT', 'tiny_vit', 'bfloat16_pays', 'Widen',
            'check_dtype', 'place_network', 'weight_bits', 'ImageEncoder', 'check_photos', 'check_blocks', 'upsample',
            'bilinear', 'mix', 'pca_colours', 'similarity', 'SimilarityPanel']
+
+# %% ../../nbs/features/01_image.ipynb #0a1c5e03
+@contextmanager
+def drawn_from(
+    seed: int,  # from 0 to 2**64 - 1
+):
+    "In this block torch draws from `seed`; afterwards the caller's random numbers go on as before."
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+        raise DataError("seed of random weights", repr(seed), "a whole number from 0 to 2**64 - 1", "Try 0.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        yield
 
 # %% ../../nbs/features/01_image.ipynb #70a415fd
 class Attention(nn.Module):
@@ -99,18 +111,6 @@ def forward(self: ViT, x, blocks, norm=True):
             read = self.norm(tokens) if norm else tokens
             maps.append(read[:, 1:].mT.unflatten(-1, grid).contiguous())
     return maps
-
-# %% ../../nbs/features/01_image.ipynb #0a1c5e03
-@contextmanager
-def drawn_from(
-    seed: int,  # from 0 to 2**64 - 1
-):
-    "In this block torch draws from `seed`; afterwards the caller's random numbers go on as before."
-    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-        raise DataError("seed of random weights", repr(seed), "a whole number from 0 to 2**64 - 1", "Try 0.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
-        yield
 
 # %% ../../nbs/features/01_image.ipynb #fb63297d
 def tiny_vit(

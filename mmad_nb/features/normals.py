@@ -10,6 +10,7 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from ..core.runtime import DataError
 from ..core.widgets import described
@@ -102,15 +103,19 @@ class RelightPanel:
         self.box = W.VBox([W.HBox([self.azimuth, self.elevation, self.window]), titled(self.image, "the capture under the lamp")])
         self.measure()
 
-    def measure(self, change=None):
-        "Compute the normals anew: only the window asks for it."
-        self.normals = surface_normals(self.xyz, self.valid, self.window.value)
-        self.refresh()
+# %% ../../nbs/features/04_normals.ipynb #0a4c5e01
+@patch
+def measure(self: RelightPanel, change=None):
+    "Compute the normals anew: only the window asks for it."
+    self.normals = surface_normals(self.xyz, self.valid, self.window.value)
+    self.refresh()
 
-    def refresh(self, change=None):
-        "Light them and send the picture."
-        from PIL import Image
-        self.shading, picture = relight(self.normals, self.azimuth.value, self.elevation.value), io.BytesIO()
-        Image.fromarray((self.shading * 255).byte().cpu().numpy()).save(picture, "PNG")
-        self.image.value = picture.getvalue()
-        described(self.image, f"capture lit from azimuth {self.azimuth.value}, elevation {self.elevation.value} degrees; normals from {self.window.value} x {self.window.value} pixels")
+
+@patch
+def refresh(self: RelightPanel, change=None):
+    "Light them and send the picture."
+    from PIL import Image
+    self.shading, picture = relight(self.normals, self.azimuth.value, self.elevation.value), io.BytesIO()
+    Image.fromarray((self.shading * 255).byte().cpu().numpy()).save(picture, "PNG")
+    self.image.value = picture.getvalue()
+    described(self.image, f"capture lit from azimuth {self.azimuth.value}, elevation {self.elevation.value} degrees; normals from {self.window.value} x {self.window.value} pixels")
