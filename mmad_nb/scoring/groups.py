@@ -44,15 +44,20 @@ def strips_svg(
     if line is not None and np.isfinite(line):
         x = place(line)
         parts.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='14' y2='{foot}' stroke='currentColor' stroke-width='2' stroke-dasharray='5 3'/>")
-    scale = "".join(f"<text x='{x}' y='{foot + 16}' text-anchor='{anchor}'>{value:.3g}</text>"
-                    for x, anchor, value in ((96, "start", low), (440, "end", high)))
     says = "; ".join(f"{escaped(name)}: {np.size(bad)} defective, {np.size(good)} good" for name, (bad, good) in rows.items())
-    return (f"<svg viewBox='0 0 600 {foot + 42}' width='600' role='img' aria-label='{escaped(title)} {says}' style='font:13px sans-serif' fill='currentColor'>"
-            f"{''.join(parts)}{scale}<text x='268' y='{foot + 16}' text-anchor='middle'>score</text>"
-            f"<path d='M106 {foot + 26}l5 6l-5 6l-5 -6z' fill='#d55e00'/><text x='116' y='{foot + 36}'>defective</text>"
-            f"<circle cx='196' cy='{foot + 32}' r='4' fill='#3b8fd4'/><text x='206' y='{foot + 36}'>good</text></svg>")
+    return (f"<svg viewBox='0 0 600 {foot + 42}' width='600' role='img' aria-label='{escaped(title)} {says}' "
+            f"style='font:13px sans-serif' fill='currentColor'>{''.join(parts)}{_axis_and_key(low, high, foot)}</svg>")
 
 # %% ../../nbs/scoring/06_groups.ipynb #60c2b6c6
+def _axis_and_key(low, high, foot):
+    "The ends of the scale, and what the marks mean."
+    ends = "".join(f"<text x='{x}' y='{foot + 16}' text-anchor='{anchor}'>{value:.3g}</text>"
+                   for x, anchor, value in ((96, "start", low), (440, "end", high)))
+    return (f"{ends}<text x='268' y='{foot + 16}' text-anchor='middle'>score</text>"
+            f"<path d='M106 {foot + 26}l5 6l-5 6l-5 -6z' fill='#d55e00'/><text x='116' y='{foot + 36}'>defective</text>"
+            f"<circle cx='196' cy='{foot + 32}' r='4' fill='#3b8fd4'/><text x='206' y='{foot + 36}'>good</text>")
+
+
 def escaped(text) -> str:
     "Text that may stand in HTML."
     from html import escape
@@ -100,21 +105,30 @@ class Grouped:
     @property
     def _first(self): return next(iter(self.groups.values()))
 
-    def rows(self) -> dict:
-        "Name -> Metrics: the groups, the mean, the pot."
-        return {**{str(name): m for name, m in self.groups.items()}, "mean": self.mean} | ({} if self.pooled is None else {"pooled": self.pooled})
+# %% ../../nbs/scoring/06_groups.ipynb #68473e7b
+@patch
+def rows(self: Grouped) -> dict:
+    "Name -> Metrics: the groups, the mean, the pot."
+    rows = {**{str(name): m for name, m in self.groups.items()}, "mean": self.mean}
+    return rows if self.pooled is None else rows | {"pooled": self.pooled}
 
-    def __str__(self):
-        rows = [["", *self._first], *([name, *m.texts()] for name, m in self.rows().items())]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        return "\n".join("  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))]) for row in rows)
 
-    __repr__ = __str__
+@patch
+def __str__(self: Grouped):
+    rows = [["", *self._first], *([name, *m.texts()] for name, m in self.rows().items())]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:]))]) for row in rows)
 
-    def _repr_markdown_(self):
-        names = list(self._first)
-        lines = [f"|{name}|" + "|".join(m.texts()) + "|" for name, m in self.rows().items()]
-        return "\n".join(["| |" + "|".join(names) + "|", "|---|" + "--:|" * len(names), *lines])
+
+@patch
+def __repr__(self: Grouped): return str(self)
+
+
+@patch
+def _repr_markdown_(self: Grouped):
+    names = list(self._first)
+    lines = [f"|{name}|" + "|".join(m.texts()) + "|" for name, m in self.rows().items()]
+    return "\n".join(["| |" + "|".join(names) + "|", "|---|" + "--:|" * len(names), *lines])
 
 # %% ../../nbs/scoring/06_groups.ipynb #cea8ac46
 class GroupEvaluator:
