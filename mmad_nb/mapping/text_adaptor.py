@@ -294,7 +294,7 @@ def usual_top(self: AnchorPanel, sample, one):
     both = text_maps(self.modules, one, usual["anchor"])
     return (both["rgb_text"] * both["xyz_text"]).max().item()
 
-# %% ../../nbs/mapping/03_text_adaptor.ipynb #bf64bcbd
+
 @patch
 def rescale(self: AnchorPanel, button=None):
     "Paint the largest value of the present map white."
