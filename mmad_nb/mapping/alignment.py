@@ -23,7 +23,8 @@ def mapper(
     width: int,    # entries of a vector, in and out
 ) -> nn.Sequential:
     "Three linear layers with GELU between them."
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(),
+                         nn.Linear(width, width))
 
 
 class Aligner(nn.Module):
@@ -55,8 +56,10 @@ def patch_weights(
 ) -> torch.Tensor:              # (V,h,w), from 1 to 1 + λ
     "Align3D-AD's weights of patches."
     if direction not in DIRECTIONS: raise unknown_name("direction", direction, DIRECTIONS)
-    if not strength >= 0: raise DataError("strength", f"{strength!r}", "a number from 0 on", "The release takes 0.01 to 0.8.")
-    mean = colored.flatten(2).mean(2)                                     # the mean of a row of S, without S: r_j times the mean of all p_k
+    if not strength >= 0:
+        raise DataError("strength", f"{strength!r}", "a number from 0 on", "The release takes 0.01 to 0.8.")
+    # the mean of a row of S, without S: r_j times the mean of all p_k
+    mean = colored.flatten(2).mean(2)
     score = (render * mean[:, :, None, None]).sum(1)
     return 1 + strength * torch.sigmoid(score if direction == "agree" else -score)
 

@@ -96,7 +96,8 @@ def check_pairs(
 ):
     "Refuse rows that do not belong to each other: shapes that differ would be stretched without a word."
     if predicted.shape != target.shape or predicted.ndim != 2:
-        raise DataError("target", f"shape {tuple(target.shape)} for predictions {tuple(predicted.shape)}", "both (n,C)",
+        raise DataError("target", f"shape {tuple(target.shape)} for predictions {tuple(predicted.shape)}",
+                        "both (n,C)",
                         "One row for each pixel on both sides.")
 
 
@@ -108,7 +109,8 @@ def masked_cosine_loss(
     "Sum and count of the cosine loss; divide only after adding over samples and processes."
     check_pairs(predicted, target)
     if mask is not None and (mask.dtype != torch.bool or mask.shape != predicted.shape[:1]):
-        raise DataError("mask", f"{mask.dtype} {tuple(mask.shape)}", f"bool ({len(predicted)},)", "One entry for each row.")
+        raise DataError("mask", f"{mask.dtype} {tuple(mask.shape)}", f"bool ({len(predicted)},)",
+                        "One entry for each row.")
     loss = 1 - F.cosine_similarity(predicted, target, dim=1, eps=1e-6)
     if mask is None: return loss.sum(), len(loss)
     return torch.where(mask, loss, 0).sum(), int(mask.sum())
@@ -143,7 +145,8 @@ def crossmodal_loss(
     weights: tuple = (1., 1.),      # of colour to shape, of shape to colour
 ) -> tuple:                         # sum of both directions' losses over all pixels, number of pixels
     "The batch's loss as `train` wants it."
-    if not len(items): raise DataError("crossmodal_loss", "no sample", "a batch of at least one", "Is the split empty?")
+    if not len(items):
+        raise DataError("crossmodal_loss", "no sample", "a batch of at least one", "Is the split empty?")
     total, count, device = 0, 0, next(mappers.parameters()).device
     for item in items:
         image, points = item.image.to(device), item.points.to(device)
@@ -227,9 +230,11 @@ def disturb(
     seed: int = 0,          # of the direction
 ) -> Features:
     "The same sample with one image patch pushed in a random direction."
-    for name, place, side in (("row", row, features.image.shape[1]), ("column", column, features.image.shape[2])):
+    for name, place, side in (("row", row, features.image.shape[1]),
+                              ("column", column, features.image.shape[2])):
         check_whole(name, place, 0, side - 1)
-    if not math.isfinite(strength): raise DataError("strength", f"{strength}", "a finite number", "0 changes nothing.")
+    if not math.isfinite(strength):
+        raise DataError("strength", f"{strength}", "a finite number", "0 changes nothing.")
     image = features.image.clone()
     push = torch.randn(image.shape[0], generator=torch.Generator().manual_seed(seed))
     image[:, row, column] += strength * features.image.std() * push
@@ -250,6 +255,7 @@ class PatchPanel:
         self.strength = W.FloatSlider(value=0, min=0, max=4, step=.25, description="strength", continuous_update=False)
         self.pictures = {name: W.Image(format="png", width=224) for name in ("rgb", "xyz")}
         self.scales = {name: W.HTML() for name in self.pictures}
+        self.tops = {"rgb": 1.5, "xyz": .75}  # distances painted brightest: those of the shape are smaller
         for control in (self.row, self.column, self.strength): control.observe(self.refresh, "value")
         self.box = W.HBox([W.VBox([self.row, self.column, self.strength]),
                            *(titled(self.pictures[name], f"distance, {name}", foot=self.scales[name]) for name in self.pictures)])
@@ -264,8 +270,9 @@ def refresh(self: PatchPanel, change=None):
     changed = disturb(self.features, self.row.value, self.column.value, self.strength.value)
     self.maps = distance_maps(self.mappers, changed)
     for name, picture in self.pictures.items():
-        image.imsave(out := io.BytesIO(), self.maps[name].numpy(), cmap="magma", vmin=0, vmax=1.5, format="png")
+        top = self.tops[name]
+        image.imsave(out := io.BytesIO(), self.maps[name].numpy(), cmap="magma", vmin=0, vmax=top, format="png")
         picture.value = out.getvalue()
         low, high = self.maps[name].min().item(), self.maps[name].max().item()
-        self.scales[name].value = color_bar(0, 1.5, "distance", values=(low, high))
+        self.scales[name].value = color_bar(0, top, "distance", values=(low, high))
         described(picture, f"map of distances, {name}: {low:.2f} to {high:.2f}")

@@ -50,7 +50,8 @@ def nearest(
     "The `k` nearest rows of the bank and their exact distances."
     check_rows(bank, "memory bank"); check_rows(queries, "queries", bank.shape[1])
     for name, number in (("k", k), ("chunk", chunk), ("bank_chunk", bank_chunk)): check_whole(name, number)
-    middle = sum(part.float().sum(0) for part in bank.split(bank_chunk)) / len(bank)    # the bank is never widened whole
+    # the bank is never widened whole
+    middle = sum(part.float().sum(0) for part in bank.split(bank_chunk)) / len(bank)
     k, found = min(k, len(bank)), []
     for some in queries.float().split(chunk):
         candidates = _propose(some - middle, bank, middle, min(k + 4, len(bank)), bank_chunk)
@@ -115,7 +116,8 @@ def covering_radius(
     check_rows(rows, "rows")
     whole = isinstance(chosen, torch.Tensor) and chosen.dtype == torch.int64 and chosen.ndim == 1 and len(chosen) > 0
     if not whole or not 0 <= chosen.min() <= chosen.max() < len(rows):
-        raise DataError("chosen", f"{chosen!r}"[:80], f"row numbers from 0 to {len(rows) - 1}", "See choose_rows.")
+        raise DataError("chosen", f"{chosen!r}"[:80], f"row numbers from 0 to {len(rows) - 1}",
+                        "See choose_rows.")
     return nearest(rows, rows[chosen])[0].max().item()
 
 
@@ -166,9 +168,11 @@ def draw_choice(
     "Rows, the chosen ones, and the covering radius as a disc around each of these."
     from matplotlib.patches import Circle
     radius = covering_radius(rows, chosen)
-    for at in rows[chosen].tolist(): ax.add_patch(Circle(at, radius, color="C0", alpha=min(.08, .05 / radius), lw=0))
+    for at in rows[chosen].tolist():
+        ax.add_patch(Circle(at, radius, color="C0", alpha=min(.08, .05 / radius), lw=0))
     ax.plot(*rows.T, ".", color="0.6", ms=2); ax.plot(*rows[chosen].T, "o", color="C1", ms=4)
-    ax.set(aspect="equal", xlim=(-5.2, 6.2), ylim=(-5.2, 6.2), xticks=[], yticks=[], title=f"{len(chosen)} rows, covering radius {radius:.2f}")
+    ax.set(aspect="equal", xlim=(-5.2, 6.2), ylim=(-5.2, 6.2), xticks=[], yticks=[],
+           title=f"{len(chosen)} rows, covering radius {radius:.2f}")
 
 # %% ../../nbs/mapping/04_memory.ipynb #5c9f6e24
 def reweight(
@@ -201,7 +205,8 @@ def patch_rows(
 ) -> dict:               # "rgb": (n,Ci), "xyz": (G,Cp)
     "What is remembered of one sample, or compared with the memory."
     check_whole("pool", pool)
-    if pool % 2 == 0: raise DataError("pool", f"{pool}", "an odd number of patches", "An even square has no middle.")
+    if pool % 2 == 0:
+        raise DataError("pool", f"{pool}", "an odd number of patches", "An even square has no middle.")
     image = F.avg_pool2d(features.image[None], pool, 1, pool // 2, count_include_pad=False)[0]
     return {"rgb": image[:, seen_patches(features)].T.contiguous(), "xyz": features.points}
 
@@ -246,7 +251,8 @@ def remember(
 ) -> tuple:                      # bank (M,C), usual distance
     "The bank of one sensor and its unit."
     if isinstance(rows, torch.Tensor) or not len(rows):
-        raise DataError("rows", f"a {type(rows).__name__} of {len(rows)}", "a list, one (n,C) for each sample", "Write [rows].")
+        raise DataError("rows", f"a {type(rows).__name__} of {len(rows)}",
+                        "a list, one (n,C) for each sample", "Write [rows].")
     for number, some in enumerate(rows): check_rows(some, f"rows of sample {number}", rows[0].shape[-1])
     everything = torch.cat(list(rows))
     if not isinstance(share, Real) or not share > 0 or share > 1 and (share % 1 or share > 2**31):

@@ -76,7 +76,8 @@ class TopKExperts(nn.Module):
             raise DataError("mixture of experts", f"top {top} of {experts} experts", "1 <= top <= experts",
                             "A sentence can be sent to as many experts as there are.")
         self.top, self.gate = top, nn.Linear(dim, experts)
-        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(),
+                                                    nn.Linear(2 * dim, dim))
                                       for _ in range(experts)])
 
     def route(self,
@@ -158,7 +159,8 @@ def text_loss(
 ) -> tuple:                         # sum of both modalities' losses over all pixels, number of pixels
     "Equation 10: every valid pixel is pulled to the anchor of its category, and the anchor to them."
     if len(items) != len(anchors):
-        raise DataError("text_loss", f"{len(anchors)} anchors for {len(items)} samples", "one anchor for each sample",
+        raise DataError("text_loss", f"{len(anchors)} anchors for {len(items)} samples",
+                        "one anchor for each sample",
                         "Pick rows by category: anchors[[0, 0, 1]].")
     total, count = 0, 0
     for item, anchor in zip(items, anchors):
@@ -208,7 +210,8 @@ def text_maps(
                         "Pick the row of the category.")
     check_width(anchor, modules["rgb_to_text"].output.out_features, "text_maps, anchor")
     pixels, like = features.valid.flatten().nonzero()[:, 0], modules["rgb_to_text"].input.weight
-    asked = {"rgb_text": ("rgb_to_text", features.image.flatten(1).T.to(like).contiguous(), features.image_matrix),
+    asked = {"rgb_text": ("rgb_to_text", features.image.flatten(1).T.to(like).contiguous(),
+                          features.image_matrix),
              "xyz_text": ("xyz_to_text", features.points.to(like), features.point_matrix)}
     maps = {}
     for name, (mapper, patches, mixing) in asked.items():

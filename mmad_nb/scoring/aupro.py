@@ -67,7 +67,8 @@ def bar_area(
 ) -> np.ndarray:     # (M,) area of each unit-height bar, in [0, L]
     "The area g(a, b) that each defective pixel adds under the PRO curve up to `limit`."
     area = np.clip(limit - (a + b) / 2, 0, None)
-    ramp = np.flatnonzero((a < limit) & (limit < b))                # here L cuts the ramp, and what is left is a triangle
+    # here L cuts the ramp, and what is left is a triangle
+    ramp = np.flatnonzero((a < limit) & (limit < b))
     area[ramp] = (limit - a[ramp]) ** 2 / (2 * (b[ramp] - a[ramp]))
     return area
 
@@ -76,7 +77,8 @@ def region_weights(
     masks: np.ndarray,  # (N,H,W) bool: defective
 ) -> np.ndarray:        # (M,) float64, in the order of scores[masks]; they sum to 1
     "The weight w = 1 / (R |r|) of each defective pixel: the same for every region, spread over its pixels."
-    masks = masks[masks.any((1, 2))]                             # good images have no regions; spare their labelling
+    # good images have no regions; spare their labelling
+    masks = masks[masks.any((1, 2))]
     labels, count = label_regions(masks)
     of_pixel = labels[masks]
     return 1 / (count * np.bincount(of_pixel)[of_pixel])
@@ -230,7 +232,8 @@ def curve_corners(
 ) -> tuple[np.ndarray, np.ndarray]:       # FPR and height at the corners, from (0,0) to (1,1)
     "The curve that rises by `w` where a defective pixel is detected."
     if len(anomalous) == 0 or len(normal) == 0:
-        raise DataError("curve", f"{len(anomalous)} defective and {len(normal)} normal scores", "at least one of each",
+        raise DataError("curve", f"{len(anomalous)} defective and {len(normal)} normal scores",
+                        "at least one of each",
                         "Without both there is no curve to draw.")
     distinct, group = np.unique(as_numpy(anomalous), return_inverse=True)
     gain = np.bincount(group, w)[::-1]                      # height gained at each score, from high to low

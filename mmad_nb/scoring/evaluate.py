@@ -39,7 +39,8 @@ def two_lists(
     scores = {"anomalous": as_numbers("anomalous", anomalous), "normal": as_numbers("normal", normal)}
     for name, values in scores.items():
         if values.ndim != 1:
-            raise DataError(name, f"shape {tuple(values.shape)}", "(n,), a list of scores", "Flatten them first.")
+            raise DataError(name, f"shape {tuple(values.shape)}", "(n,), a list of scores",
+                            "Flatten them first.")
         without_nan(name, values)
     return tuple(scores.values())
 
@@ -126,7 +127,8 @@ def pixel_metrics(
 ) -> dict:                  # pixel_auroc, pixel_ap, pixel_f1, aupro@30, ...
     "Everything that can be said about the pixels, from three counts for each defective one."
     names = [limit_name(L) for L in limits]
-    if len(found) == 0 or normals == 0: return dict.fromkeys(["pixel_auroc", "pixel_ap", "pixel_f1", *names], float("nan"))
+    if len(found) == 0 or normals == 0:
+        return dict.fromkeys(["pixel_auroc", "pixel_ap", "pixel_f1", *names], float("nan"))
     a, b = higher / normals, at_least / normals
     areas = [float((w * bar_area(a, b, L)).sum() / L) for L in limits]
     return {"pixel_auroc": mean_win(higher, at_least, normals), "pixel_ap": mean_precision(found, at_least),
@@ -140,7 +142,8 @@ def as_points(
     "Checked scores and labels of clouds, one cloud after the other."
     for name, values in (("maps", maps), ("masks", masks)):
         if not hasattr(values, "__len__"):
-            raise DataError(name, f"a {type(values).__name__}", "a list of (n,), one for each cloud", "Give one for each.")
+            raise DataError(name, f"a {type(values).__name__}", "a list of (n,), one for each cloud",
+                            "Give one for each.")
     if len(maps) != len(masks):
         raise DataError("masks", f"labels of {len(masks)} clouds", f"of {len(maps)}, as many as have scores",
                         "Pick the same clouds from both.")
@@ -173,7 +176,8 @@ def image_metrics(
 ) -> dict:                # image_auroc, image_ap, image_f1
     "How well the image scores tell defective images from good ones."
     bad, good = scores[labels], scores[~labels]
-    return {"image_auroc": auroc(bad, good), "image_ap": average_precision(bad, good), "image_f1": f1_max(bad, good)}
+    return {"image_auroc": auroc(bad, good), "image_ap": average_precision(bad, good),
+            "image_f1": f1_max(bad, good)}
 
 
 def image_labels(labels, masks, sizes=None):
@@ -181,7 +185,8 @@ def image_labels(labels, masks, sizes=None):
     if labels is not None:
         labels = one_per_image("labels", labels, len(sizes or masks))
         if not np.isin(labels, (0, 1)).all():
-            raise DataError("labels", f"values {np.unique(labels)[:5].tolist()}", "True or False, 1 or 0, for each image",
+            raise DataError("labels", f"values {np.unique(labels)[:5].tolist()}",
+                            "True or False, 1 or 0, for each image",
                             "Write [defect != 'good' for defect in defects].")
         return labels.astype(bool)
     return np.array([mask.any() for mask in per_image(masks, sizes)])
@@ -226,7 +231,8 @@ def evaluate(
     limits, labels = check_limits(limits), image_labels(labels, masks, sizes)
     bad, good = split_scores(maps, masks)
     counts = count_outranking(bad, bad)[1], *count_outranking(bad, good)
-    w = np.full(len(bad), np.nan) if clouds else region_weights(masks)      # points have no neighbours, so no regions
+    # points have no neighbours, so no regions
+    w = np.full(len(bad), np.nan) if clouds else region_weights(masks)
     metrics = Metrics(**image_metrics(image_scores(scores, maps, sizes), labels),
                       **pixel_metrics(*counts, w, len(good), limits))
     if mode == "exact" or clouds: return metrics

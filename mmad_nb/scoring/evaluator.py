@@ -240,8 +240,10 @@ class Evaluator:
         self.region_weights = np.full(len(self.places), np.nan) if clouds else region_weights(self.masks)
         self.normal = torch.from_numpy(~self.masks).flatten()
         self.normals = len(self.normal) - len(self.places)         # how many they are
-        self.spare = {}                                            # "room": memory for fused maps, unless in use
-        self.by_sorting = None   # how to count: True sorts, False takes buckets; None: what is quicker on this processor
+        # "room": memory for fused maps, unless in use
+        self.spare = {}
+        # how to count: True sorts, False takes buckets; None: what is quicker on this processor
+        self.by_sorting = None
         self.threads, self.pause = min(torch.get_num_threads(), 8), lambda: None
 
 # %% ../../nbs/scoring/04_evaluator.ipynb #7906585b

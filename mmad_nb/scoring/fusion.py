@@ -9,6 +9,7 @@ from functools import lru_cache
 from numbers import Integral, Real
 
 import torch
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, png_bytes, unknown_name
 from ..core.widgets import described
@@ -32,7 +33,8 @@ def fuse_maps(
     if rule not in RULES: raise unknown_name("fusion rule", rule, RULES)
     check_distances("rgb", rgb), check_distances("xyz", xyz)
     if rgb.shape[-2:] != xyz.shape[-2:]:
-        raise DataError("xyz", f"shape {tuple(xyz.shape)}", f"{tuple(rgb.shape)}, that of rgb", "Take the same samples.")
+        raise DataError("xyz", f"shape {tuple(xyz.shape)}", f"{tuple(rgb.shape)}, that of rgb",
+                        "Take the same samples.")
     check_share(alpha)
     photo, shape = 2 * (1 - alpha), 2 * alpha
     if rule == "mul": return rgb.pow(photo) * xyz.pow(shape)
@@ -47,10 +49,12 @@ def check_distances(
 ):
     "Refuse what are no distances: numbers that are not real, below 0 or NaN."
     if not isinstance(maps, torch.Tensor) or not maps.is_floating_point():
-        raise DataError(where, f"{getattr(maps, 'dtype', type(maps).__name__)}", "a tensor of floating point numbers",
+        raise DataError(where, f"{getattr(maps, 'dtype', type(maps).__name__)}",
+                        "a tensor of floating point numbers",
                         "Convert it with torch.as_tensor(maps).float().")
     if maps.numel() and not maps.amin() >= 0:                       # NaN fails every comparison
-        raise DataError(where, f"{maps.amin().item():g}", "distances, 0 and more", "Find out where it arises.")
+        raise DataError(where, f"{maps.amin().item():g}", "distances, 0 and more",
+                        "Find out where it arises.")
 
 
 def check_share(
@@ -59,7 +63,8 @@ def check_share(
     "Refuse a share of geometry that is none."
     number = alpha.item() if isinstance(alpha, torch.Tensor) and alpha.numel() == 1 else alpha
     if not isinstance(number, Real) or not 0 <= number <= 1:
-        raise DataError("alpha", repr(alpha), "a number from 0 to 1", "0 the photo alone, 1 the geometry alone.")
+        raise DataError("alpha", repr(alpha), "a number from 0 to 1",
+                        "0 the photo alone, 1 the geometry alone.")
 
 # %% ../../nbs/scoring/02_fusion.ipynb #03921a90
 BLUR = ((5, 5), (7, 3))  # CFM: kernel 5 five times, then kernel 7 three times
@@ -75,7 +80,8 @@ def blur_matrix(
     result = torch.eye(size, dtype=torch.float64)
     for kernel, times in passes:
         if not isinstance(kernel, Integral) or not isinstance(times, Integral) or kernel % 2 == 0 or kernel < 1 or times < 0:
-            raise DataError("blur", f"a kernel of {kernel}, {times} times", "an odd number of pixels, and 0 or more times",
+            raise DataError("blur", f"a kernel of {kernel}, {times} times",
+                            "an odd number of pixels, and 0 or more times",
                             "An even box has no centre pixel.")
         one = (distance <= kernel // 2).double() / kernel
         result = torch.linalg.matrix_power(one, times) @ result
@@ -94,11 +100,13 @@ def box_blur(
 ) -> torch.Tensor:          # (...,H,W)
     "Repeated box means with zeros outside the picture."
     if not isinstance(maps, torch.Tensor) or not maps.is_floating_point() or maps.ndim < 2:
-        raise DataError("blur", f"{getattr(maps, 'dtype', type(maps).__name__)}", "floating point maps (...,H,W)",
+        raise DataError("blur", f"{getattr(maps, 'dtype', type(maps).__name__)}",
+                        "floating point maps (...,H,W)",
                         "Whole numbers cannot hold a mean: convert them with .float().")
     try: passes = tuple((kernel, times) for kernel, times in passes)
     except (TypeError, ValueError) as error:
-        raise DataError("blur", repr(passes), "pairs (odd kernel, times), such as ((5, 2),)", "Correct it.") from error
+        raise DataError("blur", repr(passes), "pairs (odd kernel, times), such as ((5, 2),)",
+                        "Correct it.") from error
     if not passes: return maps
     high, wide = (blur_matrix(side, passes).to(maps) for side in maps.shape[-2:])
     maps = torch.cat([high[out, seen] @ maps[..., seen, :] for out, seen in _strips(len(high), passes)], -2)
@@ -118,7 +126,8 @@ def image_score(
     largest = flat.amax(1)
     if rule == "release": check_distances("maps", maps)                  # the root of a negative mean is NaN
     elif largest.isnan().any():
-        raise DataError("maps", f"NaN in {int(largest.isnan().sum())} of them", "numbers", "Find out where they arise.")
+        raise DataError("maps", f"NaN in {int(largest.isnan().sum())} of them", "numbers",
+                        "Find out where they arise.")
     return largest if rule == "max" else largest / nonzero_mean(flat).sqrt()
 
 
@@ -149,7 +158,8 @@ def scale_maps(
     if by == "none": return maps
     flat = maps.flatten(1)
     mean = flat.mean(1)
-    divisor = nonzero_mean(flat) if by == "mean" else torch.where(mean > 0, mean, torch.ones_like(mean)).sqrt()
+    divisor = nonzero_mean(flat) if by == "mean" else torch.where(mean > 0, mean,
+                                                                  torch.ones_like(mean)).sqrt()
     return maps / divisor[:, None, None]
 
 # %% ../../nbs/scoring/02_fusion.ipynb #2c80709e
@@ -170,20 +180,26 @@ class FusionPanel:
         xyz: torch.Tensor,   # (1,H,W) distances of the geometry
     ):
         import ipywidgets as W
-        self.maps, self.picture, self.label, self.scale = (rgb, xyz), W.Image(format="png", width=300), W.Label(), W.HTML()
+        self.maps, self.picture, self.label, self.scale = (rgb, xyz), W.Image(format="png",
+                                                                              width=300), W.Label(), W.HTML()
         self.rule = W.Dropdown(options=RULES, description="rule")
         self.alpha = W.FloatSlider(value=0.5, min=0, max=1, step=0.05, description="α")
         self.blur = W.Checkbox(value=True, description="blur")
         for control in (self.rule, self.alpha, self.blur): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([self.rule, self.alpha, self.blur, self.label]), titled(self.picture, "fused map", foot=self.scale)])
+        self.box = W.HBox([W.VBox([self.rule, self.alpha, self.blur, self.label]),
+                           titled(self.picture, "fused map", foot=self.scale)])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Fuse again and repaint."
-        self.fused = box_blur(fuse_maps(*self.maps, self.rule.value, self.alpha.value), BLUR if self.blur.value else ())
-        usual = box_blur(fuse_maps(*self.maps, self.rule.value))
-        top, low, high = usual.max().item(), self.fused.min().item(), self.fused.max().item()     # of the rule's default α: stays while α moves
-        self.picture.value = png(self.fused[0], top)
-        self.scale.value = color_bar(0, max(top, 1e-9), "score", width=300, values=(low, high))
-        described(self.picture, f"fused map, {self.rule.value}, α = {self.alpha.value:.2f}: {low:.3g} to {high:.3g}")
-        self.label.value = f"image score (max): {image_score(self.fused)[0]:.3f}"
+# %% ../../nbs/scoring/02_fusion.ipynb #88233679
+@patch
+def refresh(self: FusionPanel, change=None):
+    "Fuse again and repaint."
+    self.fused = box_blur(fuse_maps(*self.maps, self.rule.value, self.alpha.value),
+                          BLUR if self.blur.value else ())
+    usual = box_blur(fuse_maps(*self.maps, self.rule.value))
+    # of the rule's default α: stays while α moves
+    top, low, high = usual.max().item(), self.fused.min().item(), self.fused.max().item()
+    self.picture.value = png(self.fused[0], top)
+    self.scale.value = color_bar(0, max(top, 1e-9), "score", width=300, values=(low, high))
+    described(self.picture, f"fused map, {self.rule.value}, α = {self.alpha.value:.2f}: {low:.3g} to {high:.3g}")
+    self.label.value = f"image score (max): {image_score(self.fused)[0]:.3f}"

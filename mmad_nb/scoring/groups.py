@@ -73,13 +73,16 @@ def places_of(
     else:
         names = list(groups)
         if isinstance(groups, str) or len(names) != count:
-            raise DataError("groups", f"{len(names)} names", f"{count}, one for each sample", "Write [s.category for s in samples].")
+            raise DataError("groups", f"{len(names)} names", f"{count}, one for each sample",
+                            "Write [s.category for s in samples].")
         found = {name: np.flatnonzero([other == name for other in names]) for name in dict.fromkeys(names)}
     for name, places in found.items():
         if places.ndim != 1 or places.dtype.kind not in "iu" or len(places) == 0:
-            raise DataError(f"group {name!r}", f"{places.dtype} of shape {places.shape}", "a list of numbers of samples, not empty", "Leave empty groups out.")
+            raise DataError(f"group {name!r}", f"{places.dtype} of shape {places.shape}",
+                            "a list of numbers of samples, not empty", "Leave empty groups out.")
         if places.min() < 0 or places.max() >= count or len(np.unique(places)) < len(places):
-            raise DataError(f"group {name!r}", f"numbers from {places.min()} to {places.max()}", f"each at most once, from 0 to {count - 1}", "They count the samples from 0.")
+            raise DataError(f"group {name!r}", f"numbers from {places.min()} to {places.max()}",
+                            f"each at most once, from 0 to {count - 1}", "They count the samples from 0.")
     if not found: raise DataError("groups", "none", "at least one", "Name the group of each sample.")
     return found
 
@@ -145,7 +148,8 @@ class GroupEvaluator:
         parts = list(per_image(self.whole.masks, self.whole.sizes)) if self.whole.sizes else self.whole.masks
         pick = (lambda places: [parts[i] for i in places]) if self.whole.sizes else (lambda places: parts[places])
         self.within = {name: Evaluator(pick(places), self.whole.labels[places], limits) for name, places in self.places.items()}
-        self.threads, self.pause = self.whole.threads, self.whole.pause      # as `Evaluator` has them, for `gently`
+        # as `Evaluator` has them, for `gently`
+        self.threads, self.pause = self.whole.threads, self.whole.pause
 
 # %% ../../nbs/scoring/06_groups.ipynb #5d3bfebe
 @patch
@@ -179,14 +183,17 @@ def kinds(
 ) -> dict:        # "hole" -> (n,) numbers of its samples and of the good ones; of several categories "bagel/hole"
     "A group for each kind of defect: its samples, and all good samples of the same category."
     try: both = [(str(s.category), str(s.defect)) for s in samples]
-    except AttributeError as error: raise DataError("samples", str(error), "samples or clouds, with category and defect", "Give the data set itself.") from error
+    except AttributeError as error:
+        raise DataError("samples", str(error), "samples or clouds, with category and defect",
+                        "Give the data set itself.") from error
     several = len({category for category, _ in both}) > 1
     groups = {}
     for category, defect in dict.fromkeys(both):
         if defect == "good": continue
         wanted = [i for i, (c, d) in enumerate(both) if c == category and d in ("good", defect)]
         groups[f"{category}/{defect}" if several else defect] = np.array(wanted)
-    if not groups: raise DataError("samples", "good ones only", "at least one defective sample", "Take the test split.")
+    if not groups:
+        raise DataError("samples", "good ones only", "at least one defective sample", "Take the test split.")
     return groups
 
 # %% ../../nbs/scoring/06_groups.ipynb #4e2ac001

@@ -33,7 +33,8 @@ def resamples(
     member = np.zeros((1 + len(groups or {}), len(labels)), bool)
     member[0] = labels
     for row, places in zip(member[1:], (groups or {}).values()): row[places] = True
-    stratum = np.unique(member, axis=1, return_inverse=True)[1].ravel()          # a sample may be in several groups
+    # a sample may be in several groups
+    stratum = np.unique(member, axis=1, return_inverse=True)[1].ravel()
     rng, counts = np.random.default_rng(seed), np.zeros((draws, len(labels)), np.float32)
     for k in range(stratum.max() + 1):
         places = np.flatnonzero(stratum == k)
@@ -92,8 +93,10 @@ def choose_bins(
 ) -> Bins:
     "Half of the bins share the defective scores evenly, half the normal ones on a logarithmic scale of the false positive rate."
     normal, step = normal.to(scores.device), len(scores) >> 18 | 1
-    bad, good = scores[~normal], scores[::step][normal[::step]]                                      # of the normal ones a sample
-    buckets = choose_buckets(torch.cat([bad, good[::len(good) // max(len(bad), 1) | 1]]), scores.min().item(), 1 << 17)
+    # of the normal ones a sample
+    bad, good = scores[~normal], scores[::step][normal[::step]]
+    buckets = choose_buckets(torch.cat([bad, good[::len(good) // max(len(bad), 1) | 1]]),
+                             scores.min().item(), 1 << 17)
     if buckets is None: return Bins(None, torch.zeros(1, dtype=torch.int64), 1)
     def share(some):
         "Which share of these scores lies in each bucket or above it."
@@ -114,14 +117,16 @@ class Draws:
         level: float = .95,   # share of the draws inside, in (0,1)
     ) -> dict:                # metric -> (low, high); NaN where it is undefined
         "The middle part of the draws."
-        if not 0 < level < 1: raise DataError("level", str(level), "a number between 0 and 1", "95 percent is 0.95.")
+        if not 0 < level < 1:
+            raise DataError("level", str(level), "a number between 0 and 1", "95 percent is 0.95.")
         ends = [(1 - level) / 2, (1 + level) / 2]
         return {name: tuple(np.nanquantile(v, ends).tolist()) if not np.isnan(v).all() else (float("nan"),) * 2 for name, v in self.values.items()}
 
     def __sub__(self, other):
         if not isinstance(other, Draws): return NotImplemented
         if self.source is not other.source or list(self.values) != list(other.values):
-            raise DataError("draws", "of another Bootstrap", "the same resamples and metrics", "Ask one Bootstrap for both.")
+            raise DataError("draws", "of another Bootstrap", "the same resamples and metrics",
+                            "Ask one Bootstrap for both.")
         return Draws({name: v - other.values[name] for name, v in self.values.items()},
                      Metrics({name: v - other.whole[name] for name, v in self.whole.items()}), self.source)
 
@@ -143,14 +148,17 @@ class Bootstrap:
         limits: Sequence[float] = LIMITS,   # false positive rates for AUPRO
     ):
         if not isinstance(draws, (int, np.integer)) or draws < 1:
-            raise DataError("draws", str(draws), "a whole number, at least 1", "Some hundred are enough for an interval.")
+            raise DataError("draws", str(draws), "a whole number, at least 1",
+                            "Some hundred are enough for an interval.")
         self.whole, self.bins = Evaluator(masks, labels, limits), 2048
         count = len(self.whole.labels)
         self.places = None if groups is None else places_of(groups, count)
         drawn = resamples(self.whole.labels, int(draws), seed, self.places)
-        self.counts = torch.from_numpy(np.concatenate([np.ones((1, count), np.float32), drawn]))      # the first row: the test set itself
+        # the first row: the test set itself
+        self.counts = torch.from_numpy(np.concatenate([np.ones((1, count), np.float32), drawn]))
         sizes = self.whole.sizes or [self.whole.masks[0].size] * count
-        self.image_of = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes))[torch.from_numpy(self.whole.places)]   # of each defective pixel
+        # of each defective pixel
+        self.image_of = torch.repeat_interleave(torch.arange(count), torch.tensor(sizes))[torch.from_numpy(self.whole.places)]
         self.threads, self.pause = self.whole.threads, self.whole.pause
 
 # %% ../../nbs/scoring/07_intervals.ipynb #6aba7d77
@@ -199,7 +207,8 @@ def _metrics(self: Bootstrap,
         of_pixels = torch.stack([auroc, ap, f1, *areas])
         of_pixels[:, auroc.isnan()] = torch.nan                                             # as in `evaluate`
         rows.append(torch.cat([torch.stack(from_bins(*images)[:3]), of_pixels]))
-    names = ["image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1", *map(limit_name, self.whole.limits)]
+    names = ["image_auroc", "image_ap", "image_f1", "pixel_auroc", "pixel_ap", "pixel_f1",
+             *map(limit_name, self.whole.limits)]
     return dict(zip(names, torch.cat(rows, 1).cpu()))
 
 # %% ../../nbs/scoring/07_intervals.ipynb #62f3a2a5
@@ -212,7 +221,8 @@ def of(self: Bootstrap,
     **weights,             # for `fuse`
 ) -> Draws:
     "The metrics of all resampled test sets. AUPRO is the exact one up to the width of a bin."
-    if within and self.places is None: raise DataError("within", "no groups", "groups given to Bootstrap", "Bootstrap(masks, groups=...)")
+    if within and self.places is None:
+        raise DataError("within", "no groups", "groups given to Bootstrap", "Bootstrap(masks, groups=...)")
     whole = gently(self.whole, self.pause, self.threads)
     fused, scores = whole.fused_and_scored(maps, scores, fuse, **weights)
     pixels, scores = self.histograms(fused), torch.from_numpy(np.asarray(scores, float))
@@ -221,7 +231,8 @@ def of(self: Bootstrap,
         parts = [self._metrics(scores, pixels, places) for places in self.places.values()]
         found = {name: torch.stack([part[name] for part in parts]).nanmean(0) for name in parts[0]}
     else: found = self._metrics(scores, pixels)
-    return Draws({name: v[1:].numpy() for name, v in found.items()}, Metrics({name: v[0].item() for name, v in found.items()}), self.counts)
+    return Draws({name: v[1:].numpy() for name, v in found.items()},
+                 Metrics({name: v[0].item() for name, v in found.items()}), self.counts)
 
 # %% ../../nbs/scoring/07_intervals.ipynb #1eed3190
 class IntervalPanel:

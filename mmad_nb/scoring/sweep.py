@@ -185,8 +185,10 @@ def paint(self: SweepPanel):
     parts = []
     for k, name in enumerate(self.names):
         color, dash, high = LINES[k % len(LINES)], ("", "8 4", "8 3 2 3", "2 3")[k % 4], 250 + 16 * (k - len(self.names))
-        if hasattr(self, "sweep"): parts.append(line_svg(self.frame, self.sweep.values, self.sweep.curve(name), color, dash))
-        parts.append(dot_svg(self.frame, self.alpha.value, self.metrics[name], color, label=f"{name} {self.metrics[name]:.3f}"))
+        if hasattr(self, "sweep"):
+            parts.append(line_svg(self.frame, self.sweep.values, self.sweep.curve(name), color, dash))
+        parts.append(dot_svg(self.frame, self.alpha.value, self.metrics[name], color,
+                             label=f"{name} {self.metrics[name]:.3f}"))
         parts.append(f"<text x='560' y='{high}' text-anchor='end' font-size='12' fill='{TEXT}'>{name}</text>"
                      f"<path d='M566 {high - 4}h34' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>")
     self.chart.draw(self.frame, *parts)

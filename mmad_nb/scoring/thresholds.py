@@ -71,7 +71,7 @@ def confusion(
     found, alarms, defective = int((flagged & labels).sum()), int((flagged & ~labels).sum()), int(labels.sum())
     return Confusion(found, defective - found, alarms, len(labels) - defective - alarms)
 
-
+# %% ../../nbs/scoring/08_thresholds.ipynb #b38b3eb7
 def scores_and_labels(
     scores,     # as `confusion`
     labels,     # as `confusion`
@@ -79,12 +79,16 @@ def scores_and_labels(
     "Checked and in one line."
     if is_ragged(scores) and is_ragged(labels):
         if [len(s) for s in scores] != [len(m) for m in labels]:
-            raise DataError("labels", f"points {[len(m) for m in labels][:5]}", f"{[len(s) for s in scores][:5]}, as many as have scores", "Pick the same clouds from both.")
+            raise DataError("labels", f"points {[len(m) for m in labels][:5]}",
+                            f"{[len(s) for s in scores][:5]}, as many as have scores",
+                            "Pick the same clouds from both.")
         scores, labels = (np.concatenate([as_numpy(part) for part in both]) for both in (scores, labels))
     scores, labels = as_numpy(without_nan("scores", as_numbers("scores", scores))), as_mask(labels, "labels")
     if scores.shape != labels.shape or scores.size == 0:
-        raise DataError("scores and labels", f"shapes {scores.shape} and {labels.shape}", "the same shape, not empty", "One label for each score.")
-    return scores.ravel().astype(np.float32 if scores.dtype == np.float32 else float, copy=False), labels.ravel()
+        raise DataError("scores and labels", f"shapes {scores.shape} and {labels.shape}",
+                        "the same shape, not empty", "One label for each score.")
+    return scores.ravel().astype(np.float32 if scores.dtype == np.float32 else float,
+                                 copy=False), labels.ravel()
 
 # %% ../../nbs/scoring/08_thresholds.ipynb #6dc9dc8a
 def candidates(
@@ -94,11 +98,13 @@ def candidates(
     "Every threshold that can be the best one for some purpose, and what it does."
     bad, good = np.sort(scores[labels]), np.sort(scores[~labels])
     distinct = np.unique(bad)[::-1]
-    places = [np.searchsorted(some, distinct, side="left") for some in (bad, good)]            # how many score lower
+    # how many score lower
+    places = [np.searchsorted(some, distinct, side="left") for some in (bad, good)]
     lower = [np.where(p > 0, some[np.maximum(p - 1, 0)], -np.inf) if len(some) else np.full(len(p), -np.inf) for p, some in zip(places, (bad, good))]
     lower = np.maximum(*lower).astype(scores.dtype)
     with np.errstate(over="ignore", invalid="ignore"): middle = lower + (distinct - lower) / 2
-    between = np.where((middle > lower) & (middle < distinct), middle, lower)                  # neighbours in floating point have no middle
+    # neighbours in floating point have no middle
+    between = np.where((middle > lower) & (middle < distinct), middle, lower)
     counts = [np.append(0, len(some) - p) for p, some in zip(places, (bad, good))]
     return np.append(scores.max(), between).astype(scores.dtype), *counts
 
@@ -109,8 +115,10 @@ def pr_curve(
 ) -> tuple[np.ndarray, np.ndarray]:       # recall, rising, and precision at each distinct anomalous score, from high to low
     "The precision-recall curve, to be drawn in steps: AP is the area under the steps."
     anomalous, normal = map(as_numpy, two_lists(anomalous, normal))
-    if len(anomalous) == 0: raise DataError("curve", "no defective score", "at least one", "Without it there is nothing to find.")
-    _, found, alarms = candidates(np.concatenate([anomalous, normal]), np.arange(len(anomalous) + len(normal)) < len(anomalous))
+    if len(anomalous) == 0:
+        raise DataError("curve", "no defective score", "at least one", "Without it there is nothing to find.")
+    _, found, alarms = candidates(np.concatenate([anomalous, normal]),
+                                  np.arange(len(anomalous) + len(normal)) < len(anomalous))
     return found[1:] / len(anomalous), found[1:] / (found[1:] + alarms[1:])
 
 # %% ../../nbs/scoring/08_thresholds.ipynb #97f88978
@@ -120,7 +128,9 @@ def best_threshold(
 ) -> float:        # what is greater is flagged
     "The threshold at which F1 is largest, the highest of several; it lies midway between two scores."
     scores, labels = scores_and_labels(scores, labels)
-    if not labels.any(): raise DataError("labels", "nothing defective", "at least one", "Use threshold_at_rate where only good samples are known.")
+    if not labels.any():
+        raise DataError("labels", "nothing defective", "at least one",
+                        "Use threshold_at_rate where only good samples are known.")
     thresholds, found, alarms = candidates(scores, labels)
     return float(thresholds[np.argmax(2 * found / (found + alarms + labels.sum()))])
 
@@ -131,7 +141,8 @@ def threshold_at_rate(
 ) -> float:         # what is greater is flagged
     "The lowest score that at most this share of the good ones exceeds."
     normal = as_numpy(without_nan("normal_scores", as_numbers("normal_scores", normal_scores)))
-    if normal.ndim != 1 or len(normal) == 0: raise DataError("normal_scores", f"shape {normal.shape}", "(n,), at least one", "Add a good sample.")
+    if normal.ndim != 1 or len(normal) == 0:
+        raise DataError("normal_scores", f"shape {normal.shape}", "(n,), at least one", "Add a good sample.")
     if not 0 <= rate <= 1: raise DataError("rate", str(rate), "from 0 to 1", "5 percent is 0.05.")
     place = len(normal) - 1 - min(int(rate * len(normal)), len(normal) - 1)
     return float(np.partition(normal, place)[place])
@@ -146,13 +157,18 @@ def cheapest_threshold(
 ) -> tuple[float, float]:         # threshold; cost of an item on average
     "The threshold of lowest cost, the highest of several."
     scores, labels = scores_and_labels(scores, labels)
-    if not (miss >= 0 and false_alarm >= 0): raise DataError("cost", f"miss {miss}, false alarm {false_alarm}", "both 0 or more", "Costs are losses, not gains.")
-    if not labels.any() or labels.all(): raise DataError("labels", f"{labels.sum()} defective of {len(labels)}", "good and defective ones", "Both rates must be known.")
+    if not (miss >= 0 and false_alarm >= 0):
+        raise DataError("cost", f"miss {miss}, false alarm {false_alarm}", "both 0 or more",
+                        "Costs are losses, not gains.")
+    if not labels.any() or labels.all():
+        raise DataError("labels", f"{labels.sum()} defective of {len(labels)}", "good and defective ones",
+                        "Both rates must be known.")
     share = float(labels.mean()) if share is None else share
     if not 0 <= share <= 1: raise DataError("share", str(share), "from 0 to 1", "1 percent is 0.01.")
     thresholds, found, alarms = candidates(scores, labels)
     cost = share * miss * (1 - found / labels.sum()) + (1 - share) * false_alarm * alarms / (~labels).sum()
-    return float(thresholds[np.argmax(cost <= cost.min() * (1 + 1e-12))]), float(cost.min())     # equal but for rounding: the first
+    # equal but for rounding: the first
+    return float(thresholds[np.argmax(cost <= cost.min() * (1 + 1e-12))]), float(cost.min())
 
 # %% ../../nbs/scoring/08_thresholds.ipynb #e47a0a64
 class ThresholdPanel:
