@@ -48,13 +48,6 @@ class Confusion:
         "Share of the good items that are flagged."
         return _ratio(self.false_alarms, self.false_alarms + self.passed)
 
-# %% ../../nbs/scoring/08_thresholds.ipynb #d3b9f7bc
-@patch
-def _repr_html_(self: Confusion):
-    row = lambda name, *cells: f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    return ("<table><tr><td></td><th scope='col'>flagged</th><th scope='col'>not flagged</th></tr>"
-            + row("defective", f"found {self.found:,}", f"missed {self.missed:,}") + row("good", f"false alarms {self.false_alarms:,}", f"passed {self.passed:,}") + "</table>")
-
 # %% ../../nbs/scoring/08_thresholds.ipynb #6a9664fb
 def _ratio(part, whole): return part / whole if whole else float("nan")
 
@@ -89,6 +82,13 @@ def scores_and_labels(
                         "the same shape, not empty", "One label for each score.")
     return scores.ravel().astype(np.float32 if scores.dtype == np.float32 else float,
                                  copy=False), labels.ravel()
+
+
+@patch
+def _repr_html_(self: Confusion):
+    row = lambda name, *cells: f"<tr><th scope='row'>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return ("<table><tr><td></td><th scope='col'>flagged</th><th scope='col'>not flagged</th></tr>"
+            + row("defective", f"found {self.found:,}", f"missed {self.missed:,}") + row("good", f"false alarms {self.false_alarms:,}", f"passed {self.passed:,}") + "</table>")
 
 # %% ../../nbs/scoring/08_thresholds.ipynb #6dc9dc8a
 def candidates(
