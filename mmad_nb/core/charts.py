@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from fastcore.basics import patch
 
 from .runtime import DataError
 
@@ -74,8 +75,13 @@ class Frame:
         for name, limits, log in (("x", self.x_range, self.x_log), ("y", self.y_range, self.y_log)):
             if log and not limits[0] > 0: raise DataError(f"log axis {name}", f"{limits[0]:g} as its lower end", "a number above 0", "Begin it further up.")
 
-    def x(self, value): return self.left + share_of(value, self.x_range, self.x_log) * (self.width - self.left - self.right)
-    def y(self, value): return self.height - 40 - share_of(value, self.y_range, self.y_log) * (self.height - 50)
+    def x(self, value):
+        "The pixel of a value, counted from the left edge."
+        return self.left + share_of(value, self.x_range, self.x_log) * (self.width - self.left - self.right)
+
+    def y(self, value):
+        "The pixel of a value, counted from the upper edge."
+        return self.height - 40 - share_of(value, self.y_range, self.y_log) * (self.height - 50)
 
 # %% ../../nbs/core/04_charts.ipynb #f1bc73f6
 TEXT, FAINT = "var(--jp-ui-font-color1, #222)", "var(--jp-border-color1, #bbb)"   # of JupyterLab's theme; elsewhere dark on light
@@ -170,15 +176,19 @@ class Chart:
                            + frame_svg(frame) + "".join(parts) + plane + "</svg>"        # on top: a click on the line counts, too
                            + (f'<img src="{NOTHING}" alt="" onload="{AGAIN}" style="position:absolute">' if self.chosen else ""))
 
-    def _told(self, change):
-        "The page wrote into the field."
-        try: first, second = map(float, change["new"].split()[:2])     # the second is the time, or the height
-        except ValueError: return                              # somebody else wrote
-        if self.frame is not None and (self.pointed is not None or self.placed is not None):
-            x, y = (value_at(min(max(share, 0), 1), limits, log) for share, limits, log in
-                    ((first, self.frame.x_range, self.frame.x_log), (second, self.frame.y_range, self.frame.y_log)))
-            return self.pointed(x) if self.placed is None else self.placed(x, y)
-        if self.chosen is not None: self.chosen(int(first))
+
+# %% ../../nbs/core/04_charts.ipynb #5c7d1e21
+@patch
+def _told(self: Chart, change):
+    "The page wrote into the field."
+    try: first, second = map(float, change["new"].split()[:2])     # the second is the time, or the height
+    except ValueError: return                              # somebody else wrote
+    if self.frame is not None and (self.pointed is not None or self.placed is not None):
+        x, y = (value_at(min(max(share, 0), 1), limits, log) for share, limits, log in
+                ((first, self.frame.x_range, self.frame.x_log), (second, self.frame.y_range, self.frame.y_log)))
+        return self.pointed(x) if self.placed is None else self.placed(x, y)
+    if self.chosen is not None: self.chosen(int(first))
+
 
 # %% ../../nbs/core/04_charts.ipynb #e4a00012
 def color_bar(

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Callable, Iterable
 
 import numpy as np
+from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['MACHINE', 'NOT_WRITABLE', 'MmadError', 'DataError', 'WeightsError', 'unknown_name', 'pick_device', 'seed_everything',
@@ -278,20 +279,28 @@ class DiskCache:
         if self.writable: self._write(key, value)
         return value
 
-    def _read(self, key):
-        path = self.path(key)
-        if not path.exists(): return None
-        try: return read_tensors(path)[0]
-        except DataError as error:
-            warnings.warn(f"{path}: this cache entry is broken ({error.found}); it is computed again.")
-            return None
 
-    def _write(self, key, value):
-        try: write_tensors(self.path(key), value, {"key": json.dumps(key, sort_keys=True, default=str)})
-        except DataError as error:
-            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NOT_WRITABLE: raise
-            self.writable = False
-            warnings.warn(f"{self.folder}: {error.found}; features are computed and not kept.")
+# %% ../../nbs/core/01_runtime.ipynb #5e7d1e21
+@patch
+def _read(self: DiskCache, key):
+    "The entry, or None where there is none that can be read."
+    path = self.path(key)
+    if not path.exists(): return None
+    try: return read_tensors(path)[0]
+    except DataError as error:
+        warnings.warn(f"{path}: this cache entry is broken ({error.found}); it is computed again.")
+        return None
+
+
+@patch
+def _write(self: DiskCache, key, value):
+    "Keep an entry; from then on nothing, if the folder cannot be written."
+    try: write_tensors(self.path(key), value, {"key": json.dumps(key, sort_keys=True, default=str)})
+    except DataError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NOT_WRITABLE: raise
+        self.writable = False
+        warnings.warn(f"{self.folder}: {error.found}; features are computed and not kept.")
+
 
 # %% ../../nbs/core/01_runtime.ipynb #5666162a
 def png_bytes(

@@ -53,6 +53,11 @@ function name(node) {
         if (!text(node.labels?.[0])) put(node, 'aria-label', label);
     } else if (!node.matches(LINE)) { put(node, 'role', 'group'); put(node, 'aria-label', told(node)); }
 }
+"""
+
+
+# %% ../../nbs/core/03_widgets.ipynb #5b7d1e21
+NAMES += r"""
 function names(root) {
     for (const node of [...(root.matches?.(PARTS) ? [root] : []), ...(root.querySelectorAll?.(PARTS) ?? [])])
         try { if (node.closest('.jupyter-widgets')) name(node); } catch {}
@@ -84,6 +89,7 @@ def patient_widgets():  # the widget; None where there is no front end, or no an
     return _made[0]
 
 
+# %% ../../nbs/core/03_widgets.ipynb #5b7d1e22
 ALT = "mmad-alt:"   # a class that begins so holds a text
 
 

@@ -20,8 +20,8 @@ from .ablations import compare
 from .protocols import COLOURS, METRICS, PROTOCOLS, Reader, as_splits, figure_png, measure, spread_of
 
 # %% auto #0
-__all__ = ['LEARNS', 'HOMES', 'ALONE_METRICS', 'protocols_of', 'those_known', 'Gallery', 'gallery', 'numbers_kept', 'seconds_of',
-           'judged_alone', 'alone_markdown', 'good_scale', 'rescaled', 'GalleryPanel']
+__all__ = ['LEARNS', 'HOMES', 'ALONE_METRICS', 'protocols_of', 'those_known', 'Gallery', 'check_rows', 'gallery', 'numbers_kept',
+           'seconds_of', 'judged_alone', 'alone_markdown', 'good_scale', 'rescaled', 'GalleryPanel']
 
 # %% ../../nbs/experiments/07_gallery.ipynb #0a5d69f3
 LEARNS = {"good": "good samples", "labelled": "labelled samples, other categories", "unlabelled": "the test set, unlabelled", "nothing": "nothing"}
@@ -54,6 +54,19 @@ class Gallery:
     studies: dict  # protocol -> {detector: Study}
     models: list   # of (protocol, detector's name, Task, seed, detector); a study that was read from its file has none
 
+# %% ../../nbs/experiments/07_gallery.ipynb #6a7d1e22
+def check_rows(
+    names: Sequence[str],  # detectors
+    options: dict,         # detector -> its options
+    common: dict,          # those of all
+):
+    "Bad names and options end here, before anything is trained."
+    if not names: raise DataError("gallery", "no detector", "some names", "Leave names out for all of them.")
+    for name in options:
+        if name not in names: raise unknown_name("detector with options", name, names)
+    for name in names:
+        create_detector(name, **common | {k: v for k, v in options.get(name, {}).items() if k != "weights"})
+
 # %% ../../nbs/experiments/07_gallery.ipynb #c789d3fc
 def gallery(
     data,                             # Splits, or the folder of a data set
@@ -71,12 +84,8 @@ def gallery(
     "Each detector under its protocols, on the same samples."
     data, options, seeds = as_splits(data), options or {}, [seeds] if isinstance(seeds, int) else list(seeds)
     names = list_detectors() if names is None else [names] if isinstance(names, str) else list(names)
-    if not names: raise DataError("gallery", "no detector", "some names", "Leave names out for all of them.")
+    check_rows(names, options, common)
     homes = {name: protocols_of(name, everywhere) for name in names}
-    for name in options:
-        if name not in names: raise unknown_name("detector with options", name, names)
-    for name in names:                                     # bad options end here, before anything is trained
-        create_detector(name, **common | {k: v for k, v in options.get(name, {}).items() if k != "weights"})
     of_protocol, found = {"few-shot": {"shots": shots}, "one-vs-rest": {"train_on": train_on, "test_on": test_on}}, Gallery({}, [])
     for protocol in PROTOCOLS:
         for name in (name for name in names if protocol in homes[name]):
@@ -248,16 +257,7 @@ class GalleryPanel:
             raise DataError("GalleryPanel", "no sample that every detector of the gallery was tested on", "at least one",
                             "A gallery that was read from files has no models; one-vs-rest tests no category that it learned from.")
         self.maps, self.scales, self.titles = {}, {}, {}
-        for category in sorted(everyones):
-            here = [i for i, s in enumerate(self.samples) if s.category == category]
-            some = [self.samples[i] for i in here]
-            good = np.stack([s.valid & ~s.mask for s in some])
-            for name in self.names:
-                protocol, model = models[name, category]
-                weights = found.studies[protocol][name].settings["weights"]            # those that were measured
-                maps = model.fuse(model.components(some, cache=cache), **weights).cpu()
-                self.scales[name, category], self.titles[name] = good_scale(maps, good), f"{name}, {protocol}"
-                self.maps |= {(name, i): one.numpy() for i, one in zip(here, maps)}
+        for category in sorted(everyones): self.judge(category, found, models, cache)
         self.sample = W.Dropdown(options=[(f"{s.category}: {s.defect}, {i}", i) for i, s in enumerate(self.samples)], description="sample")
         self.top = W.FloatSlider(value=2, min=1, max=10, step=.5, description="white at")
         self.picture = W.Image(format="png", width=760)
@@ -265,28 +265,46 @@ class GalleryPanel:
         self.box = W.VBox([W.HBox([self.sample, self.top]), self.picture])
         self.refresh()
 
-    def shown(self, name: str) -> np.ndarray:
-        "The chosen sample's map of a detector, rescaled; NaN where nothing was measured."
-        i = self.sample.value
-        return np.where(self.samples[i].valid, rescaled(self.maps[name, i], self.scales[name, self.samples[i].category]), np.nan)
+# %% ../../nbs/experiments/07_gallery.ipynb #6a7d1e20
+@patch
+def judge(self: GalleryPanel, category: str, found: Gallery, models: dict, cache):
+    "The maps of a category's samples by each detector, and the scale of each."
+    here = [i for i, s in enumerate(self.samples) if s.category == category]
+    some = [self.samples[i] for i in here]
+    good = np.stack([s.valid & ~s.mask for s in some])
+    for name in self.names:
+        protocol, model = models[name, category]
+        weights = found.studies[protocol][name].settings["weights"]            # those that were measured
+        maps = model.fuse(model.components(some, cache=cache), **weights).cpu()
+        self.scales[name, category], self.titles[name] = good_scale(maps, good), f"{name}, {protocol}"
+        self.maps |= {(name, i): one.numpy() for i, one in zip(here, maps)}
 
-    def refresh(self, change=None):
-        "Draw anew."
-        import matplotlib
-        from matplotlib.figure import Figure
-        colours = matplotlib.colormaps["magma"].with_extremes(bad="0.85")    # grey: not measured
-        sample, lines = self.samples[self.sample.value], -(-(len(self.names) + 2) // 4)
-        figure = Figure(figsize=(8, 2 * lines), layout="constrained")
-        axes = figure.subplots(lines, 4, squeeze=False).ravel()
-        for ax in axes: ax.axis("off")
-        axes[0].imshow(sample.rgb.transpose(1, 2, 0)); axes[0].set_title(f"{sample.category}: {sample.defect}", fontsize=8)
-        axes[1].imshow(sample.mask, cmap="gray", vmin=0, vmax=1); axes[1].set_title("mask", fontsize=8)
-        for ax, name in zip(axes[2:], self.names):
-            low, high = self.scales[name, sample.category]
-            drawn = ax.imshow(self.shown(name), cmap=colours, vmin=0, vmax=self.top.value)
-            ax.set_title(f"{self.titles[name]}\n0: {low:.3g}, 1: {high:.3g}", fontsize=8)
-            if sample.mask.any(): ax.contour(sample.mask, [.5], colors="c", linewidths=.7)
-        figure.colorbar(drawn, ax=axes.tolist(), shrink=.6, label="1: one good pixel in a hundred is above")
-        self.picture.value = figure_png(figure)
-        tops = (f"{name} {np.nanmax(self.shown(name)):.1f}" for name in self.names)
-        described(self.picture, f"{sample.category}, {sample.defect}: photo, mask and maps; highest, in units of the good pixels' scale: {', '.join(tops)}")
+
+@patch
+def shown(self: GalleryPanel, name: str) -> np.ndarray:
+    "The chosen sample's map of a detector, rescaled; NaN where nothing was measured."
+    i = self.sample.value
+    return np.where(self.samples[i].valid, rescaled(self.maps[name, i], self.scales[name, self.samples[i].category]), np.nan)
+
+# %% ../../nbs/experiments/07_gallery.ipynb #6a7d1e21
+@patch
+def refresh(self: GalleryPanel, change=None):
+    "Draw anew."
+    import matplotlib
+    from matplotlib.figure import Figure
+    colours = matplotlib.colormaps["magma"].with_extremes(bad="0.85")    # grey: not measured
+    sample, lines = self.samples[self.sample.value], -(-(len(self.names) + 2) // 4)
+    figure = Figure(figsize=(8, 2 * lines), layout="constrained")
+    axes = figure.subplots(lines, 4, squeeze=False).ravel()
+    for ax in axes: ax.axis("off")
+    axes[0].imshow(sample.rgb.transpose(1, 2, 0)); axes[0].set_title(f"{sample.category}: {sample.defect}", fontsize=8)
+    axes[1].imshow(sample.mask, cmap="gray", vmin=0, vmax=1); axes[1].set_title("mask", fontsize=8)
+    for ax, name in zip(axes[2:], self.names):
+        low, high = self.scales[name, sample.category]
+        drawn = ax.imshow(self.shown(name), cmap=colours, vmin=0, vmax=self.top.value)
+        ax.set_title(f"{self.titles[name]}\n0: {low:.3g}, 1: {high:.3g}", fontsize=8)
+        if sample.mask.any(): ax.contour(sample.mask, [.5], colors="c", linewidths=.7)
+    figure.colorbar(drawn, ax=axes.tolist(), shrink=.6, label="1: one good pixel in a hundred is above")
+    self.picture.value = figure_png(figure)
+    tops = (f"{name} {np.nanmax(self.shown(name)):.1f}" for name in self.names)
+    described(self.picture, f"{sample.category}, {sample.defect}: photo, mask and maps; highest, in units of the good pixels' scale: {', '.join(tops)}")

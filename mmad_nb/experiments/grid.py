@@ -40,32 +40,49 @@ class Grid:
         self.seeds, self.weights, self.studies, self.kept = [seeds] if isinstance(seeds, int) else list(seeds), weights, {}, {}
         self.how, self.common = dict(encoders=encoders, device=device), dict(common)
         self.cache = cache
-        for name, values in self.options.items():
-            if not values or len({repr(value) for value in values}) < len(values):
-                raise DataError(f"grid option {name!r}", f"{values}", "one or more different values", 'Such as {"contrast": (.07, 1.)}.')
-            if name in common or name == "seed":
-                raise DataError(f"grid option {name!r}", "given twice" if name in common else "a seed", "an option once; seeds as seeds=(0, 1)", "Leave one of them out.")
-        if not options: raise DataError("grid", "no option", "a dictionary: name -> values", 'Such as {"contrast": (.07, 1.)}.')
-        samples = fingerprint(self.data.train), fingerprint(self.data.test)
-        self.names = {}                                                # combination -> name of its files; bad options end here
-        for cell in self.cells():
-            config = create_detector(detector, **self.how, **self.common, **dict(zip(self.options, cell))).config()
-            if config.pop("seed", None) is None and len(self.seeds) > 1:
-                raise DataError(f"seeds of {detector!r}", f"{self.seeds}", "one: it has nothing to do with chance", "Give seeds=(0,).")
-            self.names[cell] = f"{detector}-{content_hash(protocol, repr(sorted(config.items())), repr(sorted((weights or {}).items())), *samples)}"
+        self.check()
+        self.names = self.name_cells()       # combination -> name of its files; bad options end here
 
-    def cells(self) -> list:
-        "All combinations, as tuples of values."
-        return list(product(*self.options.values()))
+# %% ../../nbs/experiments/08_grid.ipynb #6b7d1e20
+@patch
+def check(self: Grid):
+    "Each option is given once, with one or more different values."
+    for name, values in self.options.items():
+        if not values or len({repr(value) for value in values}) < len(values):
+            raise DataError(f"grid option {name!r}", f"{values}", "one or more different values", 'Such as {"contrast": (.07, 1.)}.')
+        if name in self.common or name == "seed":
+            raise DataError(f"grid option {name!r}", "given twice" if name in self.common else "a seed", "an option once; seeds as seeds=(0, 1)", "Leave one of them out.")
+    if not self.options: raise DataError("grid", "no option", "a dictionary: name -> values", 'Such as {"contrast": (.07, 1.)}.')
 
-    def cell(self, **values) -> tuple:
-        "The combination with these values; an option with one value may be left out."
-        for name in values:
-            if name not in self.options: raise unknown_name("grid option", name, self.options)
-        for name, known in self.options.items():
-            if name not in values and len(known) > 1: raise DataError(f"grid option {name!r}", "no value", f"one of {known}", "Give it.")
-            if name in values and values[name] not in known: raise DataError(f"grid option {name!r}", f"{values[name]!r}", f"one of {known}", "Make a grid that has it.")
-        return tuple(known[known.index(values.get(name, known[0]))] for name, known in self.options.items())
+
+@patch
+def name_cells(self: Grid) -> dict:  # combination -> name
+    "A name for each combination that holds everything its numbers depend on."
+    samples = fingerprint(self.data.train), fingerprint(self.data.test)
+    names = {}
+    for cell in self.cells():
+        config = create_detector(self.detector, **self.how, **self.common, **dict(zip(self.options, cell))).config()
+        if config.pop("seed", None) is None and len(self.seeds) > 1:
+            raise DataError(f"seeds of {self.detector!r}", f"{self.seeds}", "one: it has nothing to do with chance", "Give seeds=(0,).")
+        names[cell] = f"{self.detector}-{content_hash(self.protocol, repr(sorted(config.items())), repr(sorted((self.weights or {}).items())), *samples)}"
+    return names
+
+# %% ../../nbs/experiments/08_grid.ipynb #6b7d1e21
+@patch
+def cells(self: Grid) -> list:
+    "All combinations, as tuples of values."
+    return list(product(*self.options.values()))
+
+
+@patch
+def cell(self: Grid, **values) -> tuple:
+    "The combination with these values; an option with one value may be left out."
+    for name in values:
+        if name not in self.options: raise unknown_name("grid option", name, self.options)
+    for name, known in self.options.items():
+        if name not in values and len(known) > 1: raise DataError(f"grid option {name!r}", "no value", f"one of {known}", "Give it.")
+        if name in values and values[name] not in known: raise DataError(f"grid option {name!r}", f"{values[name]!r}", f"one of {known}", "Make a grid that has it.")
+    return tuple(known[known.index(values.get(name, known[0]))] for name, known in self.options.items())
 
 # %% ../../nbs/experiments/08_grid.ipynb #5e800009
 @patch
