@@ -75,6 +75,7 @@ def fuse_only(
     return (score[0] if evaluator.sizes is None else score).cpu()
 
 
+# %% ../../nbs/lab/05_ablation.ipynb #ff2a1a2f
 def with_known(
     result,    # a frozen dataclass that remembers what was computed of it
     **fields,  # other values for some of its fields
@@ -83,6 +84,7 @@ def with_known(
     other = copy.copy(result)
     vars(other).update(fields)
     return other
+
 
 # %% ../../nbs/lab/05_ablation.ipynb #e0b0e02d
 def change_text(
@@ -137,28 +139,32 @@ class LiveCloud:
     @staticmethod
     def _level(cloud, score, limits): return np.interp(point_scores(cloud, score), limits, (0.0, 1.0)).astype(np.float32)
 
-    def show(self,
-        cloud: Cloud,
-        score,                 # (n,) or (H,W)
-        limits: tuple,         # (low, high)
-        color: str = "score",  # or "photo", "mask"; or any other name, with
-        own=None,              # (n,3) colours in [0,1] of the points
-    ):
-        "Colour `cloud`; positions are sent only if it is another cloud, and then the view starts afresh."
-        level, other = self._level(cloud, score, limits), cloud is not self.cloud
-        if color == self.color == "score":
-            with self.points.hold_sync():
-                if other: self.points.positions = cloud.points
-                self.points.attribute = level
-        elif own is not None and color == self.color and not other: self.points.colors = packed(own)
-        elif other or color != self.color:    # k3d cannot change from one way of colouring to another: exchange the points
-            self.plot -= self.points
-            kind = level if color == "score" else color if own is None else "mask"
-            self.points = cloud_points(cloud, kind, (0.0, 1.0), name=self.name)
-            if own is not None: self.points.colors = packed(own)
-            self.plot += self.points
-        if other: self.plot.camera = front_view(cloud.points)
-        self.cloud, self.color = cloud, color
+
+# %% ../../nbs/lab/05_ablation.ipynb #5e7be872
+@patch
+def show(self: LiveCloud,
+    cloud: Cloud,
+    score,                 # (n,) or (H,W)
+    limits: tuple,         # (low, high)
+    color: str = "score",  # or "photo", "mask"; or any other name, with
+    own=None,              # (n,3) colours in [0,1] of the points
+):
+    "Colour `cloud`; positions are sent only if it is another cloud, and then the view starts afresh."
+    level, other = self._level(cloud, score, limits), cloud is not self.cloud
+    if color == self.color == "score":
+        with self.points.hold_sync():
+            if other: self.points.positions = cloud.points
+            self.points.attribute = level
+    elif own is not None and color == self.color and not other: self.points.colors = packed(own)
+    elif other or color != self.color:    # k3d cannot change from one way of colouring to another: exchange the points
+        self.plot -= self.points
+        kind = level if color == "score" else color if own is None else "mask"
+        self.points = cloud_points(cloud, kind, (0.0, 1.0), name=self.name)
+        if own is not None: self.points.colors = packed(own)
+        self.plot += self.points
+    if other: self.plot.camera = front_view(cloud.points)
+    self.cloud, self.color = cloud, color
+
 
 # %% ../../nbs/lab/05_ablation.ipynb #a4b6527b
 def masks_of(
@@ -271,18 +277,26 @@ class AblationLab:
         self.others = [] if report is None else as_list(report)
         self.report = self._other() if self.others else None
         self.part_limits = {name: score_limits(self.components[name]) for name in self.components}
-        self._controls()
-        self.default = self.result = ablate(detector, self.components, self.evaluator, **self.weights)
-        self.limits, self.known_curves = score_limits(self.default.maps), {}
-        self._pictures()
-        self._arrange()
-        for control in (*self.controls.values(), self.color, self.rate, self.outline, self.pool, self.curve.weight, self.curve.metric):
-            control.observe(weakly(self._follow), "value")
-        self.tabs.observe(weakly(self._opened), "selected_index")
-        self.close = close_with(self, self.box, also=[self.curve.stop, self.heat.stop, self.newest.stop])      # frees everything at once
-        self.draw_intervals()
-        self.show_sample()
-        self.show_numbers()
+        self._start()
+
+
+# %% ../../nbs/lab/05_ablation.ipynb #a8200088
+@patch
+def _start(self: AblationLab):
+    "Make the panel, tie its controls to what they do, and show the default weights."
+    self._controls()
+    self.default = self.result = ablate(self.detector, self.components, self.evaluator, **self.weights)
+    self.limits, self.known_curves = score_limits(self.default.maps), {}
+    self._pictures()
+    self._arrange()
+    for control in (*self.controls.values(), self.color, self.rate, self.outline, self.pool, self.curve.weight, self.curve.metric):
+        control.observe(weakly(self._follow), "value")
+    self.tabs.observe(weakly(self._opened), "selected_index")
+    self.close = close_with(self, self.box, also=[self.curve.stop, self.heat.stop, self.newest.stop])      # frees everything at once
+    self.draw_intervals()
+    self.show_sample()
+    self.show_numbers()
+
 
 # %% ../../nbs/lab/05_ablation.ipynb #02ab9749
 @patch(as_prop=True)
@@ -365,6 +379,17 @@ def _arrange(self: AblationLab):
     maps = titled("score of this setting", self.image, self.bar, W.HBox([self.rescale, self.outline]))
     picture = W.HBox([titled("photo", self.photo), maps], layout=wrap) if self.photos else cloud
     numbers = W.VBox([self.menu.box, weights, W.HBox([self.button, self.keep], layout=wrap), *[self.pool] * self.evaluator.several, self.table])
+    self._tabs(cloud, flag)
+    main = W.HBox([numbers, W.VBox([picture, self.curve.box])], layout=wrap)
+    self.box = W.VBox([main, self.tabs, W.HTML(THEME + escape(getattr(self.components, "provenance", ""))), self.message])
+    self.box.add_class("mmad-lab")
+
+# %% ../../nbs/lab/05_ablation.ipynb #46513f0c
+@patch
+def _tabs(self: AblationLab, cloud, flag):
+    "Everything that need not be seen all the time."
+    import ipywidgets as W
+    wrap, titled = W.Layout(flex_flow="row wrap"), lambda title, *parts: W.VBox([W.HTML(f"<b>{title}</b>"), *parts])
     of_points = titled("found, missed, false alarms", self.flagged, flag) if self.photos else flag
     tabs = {"cloud": cloud} if self.photos else {}
     tabs |= {"threshold": W.HBox([self.decision.box, of_points], layout=wrap), "curves": self.curves.box, "categories and kinds": self.kinds_table}
@@ -373,9 +398,7 @@ def _arrange(self: AblationLab):
     tabs |= {"kept rows": self.rows.box, "as code": self.code_box}
     self.tabs, self.titles = W.Tab(list(tabs.values())), list(tabs)
     for n, title in enumerate(tabs): self.tabs.set_title(n, title)
-    main = W.HBox([numbers, W.VBox([picture, self.curve.box])], layout=wrap)
-    self.box = W.VBox([main, self.tabs, W.HTML(THEME + escape(getattr(self.components, "provenance", ""))), self.message])
-    self.box.add_class("mmad-lab")
+
 
 # %% ../../nbs/lab/05_ablation.ipynb #c5dbe6e0
 @patch
@@ -396,9 +419,11 @@ class Newest:
         mine = self.asked
 
         def pause():
+            "Give up if something newer was asked for."
             if mine != self.asked: raise Stopped
 
         def run():
+            "The work; to give up is no error."
             try:
                 pause()
                 work(pause)
@@ -797,12 +822,7 @@ def still(self: AblationLab):  # matplotlib Figure
         axes[1].imshow(overlay(sample.rgb, score, self.limits, mask=sample.mask))
     else: draw_cloud(axes[0], sample, "mask")
     draw_cloud(axes[-2], self.clouds[i], score, self.limits)
-    change = {name: round(value - self.default.metrics[name], 3) + 0.0 for name, value in self.result.metrics.items()}
-    lines = ["metric           now  change"]
-    label = lambda name: metric_label(name, not self.photos)
-    lines += [f"{label(name):<13} undefined" if np.isnan(value) else
-              f"{label(name):<13}{self.result.metrics[name]:6.3f} {value:+6.3f}" for name, value in change.items()]
-    axes[-1].text(0, 1, "\n".join(lines), family="monospace", fontsize=8, va="top", linespacing=1.6)
+    axes[-1].text(0, 1, self._as_text(), family="monospace", fontsize=8, va="top", linespacing=1.6)
     setting = ", ".join(f"{w.symbol or w.name} = {self.weights[w.name]}" for w in self.detector.weights)
     name = f"{sample.category}: {sample.defect}"
     titles = (name, setting, "score on the cloud", "") if self.photos else (f"{name}, mask", f"score, {setting}", "")
@@ -810,3 +830,15 @@ def still(self: AblationLab):  # matplotlib Figure
         ax.set_title(fill(title, 34), fontsize=9)
         ax.set_axis_off()
     return fig
+
+# %% ../../nbs/lab/05_ablation.ipynb #de5def8f
+@patch
+def _as_text(self: AblationLab) -> str:
+    "The metrics and their changes, in columns."
+    change = {name: round(value - self.default.metrics[name], 3) + 0.0 for name, value in self.result.metrics.items()}
+    lines = ["metric           now  change"]
+    label = lambda name: metric_label(name, not self.photos)
+    lines += [f"{label(name):<13} undefined" if np.isnan(value) else
+              f"{label(name):<13}{self.result.metrics[name]:6.3f} {value:+6.3f}" for name, value in change.items()]
+    return "\n".join(lines)
+
