@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from alt import alt_text
 from nbclient import NotebookClient
 from PIL import Image
@@ -37,9 +38,12 @@ def smaller(png: str, colors: int = 256, dither: bool = True) -> str:
     # MAXCOVERAGE keeps rare colours, such as the outline of a defect; k-means then settles the palette
     reduced = picture.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=1)
     paper, palette = reduced.getpixel((0, 0)), reduced.getpalette()
-    palette[3 * paper:3 * paper + 3] = picture.getpixel((0, 0))         # white paper stays white
+    palette[3 * paper:3 * paper + 3] = picture.getpixel((0, 0))
     reduced.putpalette(palette)
     if dither: reduced = picture.quantize(palette=reduced, dither=Image.Dither.FLOYDSTEINBERG)   # no bands in what is smooth
+    # white paper stays white: finding the nearest colour is not exact in Pillow
+    blank = (np.asarray(picture) == picture.getpixel((0, 0))).all(-1)
+    reduced.paste(paper, mask=Image.fromarray(blank))
     return min(packed(reduced), packed(picture), key=len)
 
 

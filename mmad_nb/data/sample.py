@@ -17,11 +17,6 @@ from ..core.widgets import described
 # %% auto #0
 __all__ = ['Sample', 'check_amount', 'Cloud', 'drop_dark', 'CloudView', 'DarkPanel']
 
-# %% ../../nbs/data/01_sample.ipynb #07df8173
-def _form(value):
-    "Type and shape of `value` for a message, such as float64(4, 5)."
-    return f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-
 # %% ../../nbs/data/01_sample.ipynb #2035d71a
 @dataclass(frozen=True, eq=False, repr=False)
 class Sample:
@@ -35,40 +30,55 @@ class Sample:
     id: str = ""                     # unique within its data set, such as "bagel/test/hole/003"
 
     def __post_init__(self):
-        where = f"sample {self.id!r}"
-        if np.ndim(self.valid) != 2 or not np.size(self.valid):
-            raise DataError(where, f"valid of shape {np.shape(self.valid)}", "(H, W) with at least one pixel",
-                            "valid is one picture: True where something was measured.")
-        H, W = np.shape(self.valid)
-        wanted = {"rgb": ((3, H, W), np.float32), "xyz": ((3, H, W), np.float32), "valid": ((H, W), np.bool_)}
-        if self.mask is not None: wanted["mask"] = (H, W), np.bool_
-        for name, (shape, dtype) in wanted.items():
-            value = getattr(self, name)
-            if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
-                raise DataError(where, f"{name} {_form(value)}", f"{np.dtype(dtype)}{shape}",
-                                "All pictures of a sample share one height and width, channels first.")
-        if not np.isfinite(self.xyz).all():
-            raise DataError(where, "NaN or infinite coordinates", "finite numbers, 0 where valid is False",
-                            "Set valid to False and xyz to 0 there.")
-        low, high = self.rgb.min(), self.rgb.max()
-        if not (low >= 0 and high <= 1):                               # also where there is a NaN
-            raise DataError(where, f"colours from {low} to {high}", "numbers in [0,1]",
-                            "Divide the values of an 8-bit photo by 255.")
+        self._check()
 
-    @property
-    def size(self) -> tuple[int, int]:
-        "(H, W)"
-        return self.valid.shape
+# %% ../../nbs/data/01_sample.ipynb #2e23a1ed
+def _form(value):
+    "Type and shape of `value` for a message, such as float64(4, 5)."
+    return f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
-    @property
-    def anomalous(self) -> bool:
-        "Whether the sample is defective; by its label, since a mask can be empty."
-        return self.defect != "good"
 
-    def __repr__(self):
-        seen = f"{self.valid.mean():.0%} measured"
-        bad = "" if self.mask is None else f", {int(self.mask.sum())} defective pixels"
-        return f"Sample({self.id or self.category or '?'}: {self.defect}, {self.size[0]}x{self.size[1]}, {seen}{bad})"
+@patch
+def _check(self: Sample):
+    "DataError if a picture has another shape or type than the others need, or impossible numbers."
+    where = f"sample {self.id!r}"
+    if np.ndim(self.valid) != 2 or not np.size(self.valid):
+        raise DataError(where, f"valid of shape {np.shape(self.valid)}", "(H, W) with at least one pixel",
+                        "valid is one picture: True where something was measured.")
+    H, W = np.shape(self.valid)
+    wanted = {"rgb": ((3, H, W), np.float32), "xyz": ((3, H, W), np.float32), "valid": ((H, W), np.bool_)}
+    if self.mask is not None: wanted["mask"] = (H, W), np.bool_
+    for name, (shape, dtype) in wanted.items():
+        value = getattr(self, name)
+        if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
+            raise DataError(where, f"{name} {_form(value)}", f"{np.dtype(dtype)}{shape}",
+                            "All pictures of a sample share one height and width, channels first.")
+    if not np.isfinite(self.xyz).all():
+        raise DataError(where, "NaN or infinite coordinates", "finite numbers, 0 where valid is False",
+                        "Set valid to False and xyz to 0 there.")
+    low, high = self.rgb.min(), self.rgb.max()
+    if not (low >= 0 and high <= 1):                               # also where there is a NaN
+        raise DataError(where, f"colours from {low} to {high}", "numbers in [0,1]",
+                        "Divide the values of an 8-bit photo by 255.")
+
+# %% ../../nbs/data/01_sample.ipynb #56671cde
+@patch(as_prop=True)
+def size(self: Sample) -> tuple[int, int]:
+    "(H, W)"
+    return self.valid.shape
+
+
+@patch(as_prop=True)
+def anomalous(self: Sample) -> bool:
+    "Whether the sample is defective; by its label, since a mask can be empty."
+    return self.defect != "good"
+
+
+@patch
+def __repr__(self: Sample):
+    seen = f"{self.valid.mean():.0%} measured"
+    bad = "" if self.mask is None else f", {int(self.mask.sum())} defective pixels"
+    return f"Sample({self.id or self.category or '?'}: {self.defect}, {self.size[0]}x{self.size[1]}, {seen}{bad})"
 
 # %% ../../nbs/data/01_sample.ipynb #5a50b61f
 def check_amount(
@@ -97,32 +107,41 @@ class Cloud:
     id: str = ""                      # unique within its data set
 
     def __post_init__(self):
-        where, n = f"cloud {self.id!r}", len(self.points) if np.ndim(self.points) else 0
-        if n == 0:
-            raise DataError(where, "no valid point", "at least one",
-                            "Look at the raw capture: was everything removed as background?")
-        columns = {"points": (3, "f"), "normals": (3, "f"), "labels": (0, "b"), "colors": (3, "f"), "pixel": (2, "iu")}
-        for name, (width, kinds) in columns.items():
-            value, shape = getattr(self, name), (n, width) if width else (n,)
-            if name != "points" and value is None: continue
-            if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind not in kinds:
-                kind = {"f": "floating-point", "b": "bool", "iu": "integer"}[kinds]
-                raise DataError(where, f"{name} {_form(value)}", f"{kind}{shape}", "Each row belongs to one point.")
-            if not np.isfinite(value).all():
-                raise DataError(where, f"{name} with NaN or infinite numbers", "finite numbers",
-                                "Leave these points out.")
+        self._check()
 
     def __len__(self): return len(self.points)
 
-    @property
-    def anomalous(self) -> bool:
-        "Whether the cloud is defective, by its label."
-        return self.defect != "good"
+# %% ../../nbs/data/01_sample.ipynb #b7ae2a1e
+@patch
+def _check(self: Cloud):
+    "DataError if there is no point, or if something does not belong to each of them."
+    where, n = f"cloud {self.id!r}", len(self.points) if np.ndim(self.points) else 0
+    if n == 0:
+        raise DataError(where, "no valid point", "at least one",
+                        "Look at the raw capture: was everything removed as background?")
+    columns = {"points": (3, "f"), "normals": (3, "f"), "labels": (0, "b"), "colors": (3, "f"), "pixel": (2, "iu")}
+    for name, (width, kinds) in columns.items():
+        value, shape = getattr(self, name), (n, width) if width else (n,)
+        if name != "points" and value is None: continue
+        if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind not in kinds:
+            kind = {"f": "floating-point", "b": "bool", "iu": "integer"}[kinds]
+            raise DataError(where, f"{name} {_form(value)}", f"{kind}{shape}", "Each row belongs to one point.")
+        if not np.isfinite(value).all():
+            raise DataError(where, f"{name} with NaN or infinite numbers", "finite numbers",
+                            "Leave these points out.")
 
-    def __repr__(self):
-        extras = [name for name in ("normals", "labels", "colors", "pixel") if getattr(self, name) is not None]
-        what = f"{self.id or self.category or '?'}: {self.defect}"
-        return f"Cloud({what}, {len(self)} points, with {', '.join(extras) or 'nothing else'})"
+# %% ../../nbs/data/01_sample.ipynb #b86264cd
+@patch(as_prop=True)
+def anomalous(self: Cloud) -> bool:
+    "Whether the cloud is defective, by its label."
+    return self.defect != "good"
+
+
+@patch
+def __repr__(self: Cloud):
+    extras = [name for name in ("normals", "labels", "colors", "pixel") if getattr(self, name) is not None]
+    what = f"{self.id or self.category or '?'}: {self.defect}"
+    return f"Cloud({what}, {len(self)} points, with {', '.join(extras) or 'nothing else'})"
 
 # %% ../../nbs/data/01_sample.ipynb #e947652b
 @patch
@@ -156,29 +175,33 @@ class CloudView:
         self.plot = k3d.plot(height=height, grid_visible=False, menu_visibility=False, camera_auto_fit=False,
                              axes_helper=0)
 
-    def show(self,
-        positions: np.ndarray,  # (N,3), any unit
-        colors: np.ndarray,     # (N,3) in [0,1]
-        aim: bool = False,      # whether the view turns back to its start, as for another object
-    ):
-        "Show these points instead of the last ones."
-        import k3d
-        red, green, blue = (colors.T * 255).astype(np.uint32)
-        reach = float(np.linalg.norm(np.ptp(positions, axis=0))) or 1.0
-        fresh = k3d.points(positions.astype(np.float32), colors=(red << 16) + (green << 8) + blue, shader=self.shader,
-                           point_size=1.3 * reach / len(positions) ** 0.5)
-        if self.points is None or aim: self.aim(positions)
-        if self.points is not None: self.plot -= self.points
-        self.plot += fresh
-        self.points = fresh
+# %% ../../nbs/data/01_sample.ipynb #7d56da71
+@patch
+def show(self: CloudView,
+    positions: np.ndarray,  # (N,3), any unit
+    colors: np.ndarray,     # (N,3) in [0,1]
+    aim: bool = False,      # whether the view turns back to its start, as for another object
+):
+    "Show these points instead of the last ones."
+    import k3d
+    red, green, blue = (colors.T * 255).astype(np.uint32)
+    reach = float(np.linalg.norm(np.ptp(positions, axis=0))) or 1.0
+    fresh = k3d.points(positions.astype(np.float32), colors=(red << 16) + (green << 8) + blue, shader=self.shader,
+                       point_size=1.3 * reach / len(positions) ** 0.5)
+    if self.points is None or aim: self.aim(positions)
+    if self.points is not None: self.plot -= self.points
+    self.plot += fresh
+    self.points = fresh
 
-    def aim(self,
-        positions: np.ndarray,  # (N,3)
-    ):
-        "Look at these points from the view's direction."
-        low, high = positions.min(0), positions.max(0)
-        centre, reach = (low + high) / 2, float(np.linalg.norm(high - low)) or 1.0
-        self.plot.camera = [*map(float, centre + 0.95 * reach * self.direction), *map(float, centre), *self.up]
+# %% ../../nbs/data/01_sample.ipynb #d32e74d4
+@patch
+def aim(self: CloudView,
+    positions: np.ndarray,  # (N,3)
+):
+    "Look at these points from the view's direction."
+    low, high = positions.min(0), positions.max(0)
+    centre, reach = (low + high) / 2, float(np.linalg.norm(high - low)) or 1.0
+    self.plot.camera = [*map(float, centre + 0.95 * reach * self.direction), *map(float, centre), *self.up]
 
 # %% ../../nbs/data/01_sample.ipynb #b46a10e8
 class DarkPanel:
