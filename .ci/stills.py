@@ -4,7 +4,7 @@
     python .ci/stills.py --tidy-only nbs/...                tidy alone
 
 Text and PNG pictures stay (pictures are reduced to 800 pixels of width and 256 dithered colours, or to 128 plain ones where the page would grow too
-large); live widgets, which would be megabytes and show nothing without a kernel, are dropped. Pictures get a text for those who do not see them (alt.py). Every notebook must stay under 300 kB.
+large, those first that show it least); live widgets, which would be megabytes and show nothing without a kernel, are dropped. Pictures get a text for those who do not see them (alt.py). Every notebook must stay under 300 kB.
 """
 import base64
 import io
@@ -18,13 +18,14 @@ import nbformat
 import numpy as np
 from alt import alt_text
 from nbclient import NotebookClient
-from PIL import Image
+from PIL import Image, ImageFilter
 
 LIVE = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json", "application/javascript")
 # Of a cell's metadata this stays, as in pyproject.toml: what people set by hand, and what slides and nbgrader need.
 CELL_KEYS = {"collapsed", "jupyter", "tags", "nbgrader", "slideshow", "editable", "deletable"}
 FOLDED = {"source_hidden", "outputs_hidden"}   # of its key `jupyter`
 MAX_BYTES = 300_000
+SPARE = 10_000       # bytes that pictures leave for later changes of the text
 MAX_WIDTH = 800
 
 
@@ -54,13 +55,25 @@ def packed(picture: Image.Image) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
+def bands(small: str, png: str) -> float:
+    "How far a reduced picture is from the raw one on the average of a few pixels, as the eye sees it: large where bands are."
+    pair = [Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in (small, png)]
+    small, raw = (np.asarray(p.resize(pair[0].size).filter(ImageFilter.BoxBlur(4)), float) for p in pair)
+    return float(abs(small - raw).mean())
+
+
 def reduce_pictures(notebook):
-    "All pictures of a page smaller, in place: smooth ones where the page has room for them, else with half the colours."
+    "All pictures of a page smaller, in place: 128 colours, and as long as the page has room smooth where it matters most."
     pictures = [o.data for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    raw = [data["image/png"] for data in pictures]
-    for way in ((256, True), (128, False)):
-        for data, png in zip(pictures, raw): data["image/png"] = smaller(png, *way)
-        if len(nbformat.writes(notebook).encode()) <= MAX_BYTES: break
+    changes = []
+    for data in pictures:
+        raw = data["image/png"]
+        data["image/png"], smooth = smaller(raw, 128, False), smaller(raw)
+        changes.append((bands(data["image/png"], raw), data, smooth))
+    size = len(nbformat.writes(notebook).encode())
+    for _, data, smooth in sorted(changes, key=lambda change: -change[0]):
+        grown = size + len(smooth) - len(data["image/png"])
+        if grown <= MAX_BYTES - SPARE: data["image/png"], size = smooth, grown
 
 
 def keep(output) -> bool:

@@ -199,26 +199,28 @@ def test_stills_are_small_and_smooth():
     assert unpacked(smaller(png(wide))).size == (MAX_WIDTH, 50)
 
 
-def test_stills_halve_the_colours_of_a_page_that_is_too_large(monkeypatch):
+def test_stills_are_smooth_where_the_page_has_room(monkeypatch):
     import numpy as np
     import stills
     from PIL import Image
 
-    def page():
-        out = io.BytesIO()
-        y, x = np.mgrid[:200, :200]
-        grain = np.random.default_rng(0).integers(0, 8, (200, 200, 3))
-        Image.fromarray((np.stack([x, y, x * y / 200], -1) + grain).astype(np.uint8)).save(out, "PNG")
-        output = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(out.getvalue()).decode()})
-        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
+    def output(soft):
+        out, (y, x), grain = io.BytesIO(), np.mgrid[:200, :200], np.random.default_rng(0).integers(0, 8, (200, 200, 3))
+        flat = np.stack([x // 50 * 50, y // 50 * 50, 0 * x], -1)
+        Image.fromarray(((np.stack([x, y, x * y / 200], -1) if soft else flat) + grain).astype(np.uint8)).save(out, "PNG")
+        return nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(out.getvalue()).decode()})
 
-    def colors(notebook):
-        return len(Image.open(io.BytesIO(base64.b64decode(notebook.cells[0].outputs[0].data["image/png"]))).getcolors())
-    smooth, plain = page(), page()
-    stills.reduce_pictures(smooth)
-    monkeypatch.setattr(stills, "MAX_BYTES", len(nbformat.writes(smooth)) - 1)
-    stills.reduce_pictures(plain)
-    assert colors(smooth) > 128 >= colors(plain)
+    def colors():
+        page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output(False), output(True)])])
+        stills.reduce_pictures(page)
+        pngs = [o.data["image/png"] for o in page.cells[0].outputs]
+        return [len(Image.open(io.BytesIO(base64.b64decode(png))).getcolors()) > 128 for png in pngs], len(nbformat.writes(page))
+    both, size = colors()
+    assert both == [True, True]
+    monkeypatch.setattr(stills, "MAX_BYTES", size - 1 + stills.SPARE)
+    assert colors()[0] == [False, True]                                 # the one with bands comes first
+    monkeypatch.setattr(stills, "MAX_BYTES", 0)
+    assert colors()[0] == [False, False]
 
 
 def test_every_word_is_in_the_dictionary_or_in_the_list():
