@@ -205,7 +205,7 @@ def bagel(x, y, rng):
     color = mix(color, (.96, .88, .68), seeds > .15)
     return Surface(27 * top + (.5 * crust + 1.1 * seeds) * (top > .2), color, np.full_like(x, .25))
 
-
+# %% ../../nbs/forge/01_shapes.ipynb #6ae10468
 @category("sample")
 def cookie(x, y, rng):
     "A biscuit with a cracked top and chocolate chips."
