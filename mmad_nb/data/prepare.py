@@ -223,6 +223,16 @@ def what_is_lost(
     return ""
 
 # %% ../../nbs/data/02_prepare.ipynb #e57d74fd
+def _near_table(sample, plane, reason, distance, min_points):
+    "The plane, what lies near it and no reason; or None, nothing and the reason, also where the plane is the object."
+    valid = sample.valid
+    if plane is None: return None, np.zeros_like(valid), reason
+    near = valid & (abs(plane.distance(sample.xyz.transpose(1, 2, 0))) < distance)
+    if (valid & ~near).sum() > max(min_points, 0.01 * valid.sum()): return plane, near, ""
+    reason = f"{near[valid].mean():.1%} of the capture lies on one plane, so that plane is the object"
+    return None, np.zeros_like(valid), reason
+
+# %% ../../nbs/data/02_prepare.ipynb #e5c8f512
 def find_foreground(
     sample: Sample,           # a raw capture
     border: int = 10,         # pixels: where the table is looked for
@@ -236,23 +246,17 @@ def find_foreground(
     check_sample(sample)
     check_settings(border=border, threshold=threshold, distance=distance, eps=eps, min_points=min_points, seed=seed)
     plane, reason = find_table(sample.xyz, sample.valid, border, threshold, seed)
-    valid, on_plane = sample.valid, np.zeros_like(sample.valid)
-    if plane:
-        height = plane.distance(sample.xyz.transpose(1, 2, 0))
-        near = valid & (abs(height) < distance)
-        if (valid & ~near).sum() > max(min_points, 0.01 * valid.sum()): on_plane = near
-        else:
-            plane = None
-            reason = f"{near[valid].mean():.1%} of the capture lies on one plane, so that plane is the object"
-    notes = [] if plane else [reason, "no background was removed"]
-    kept = largest_cluster(sample.xyz, valid & ~on_plane, eps, min_points)
+    plane, on_plane, reason = _near_table(sample, plane, reason, distance, min_points)
+    notes, above = [] if plane else [reason, "no background was removed"], sample.valid & ~on_plane
+    kept = largest_cluster(sample.xyz, above, eps, min_points)
     if not kept.any():
-        kept = valid & ~on_plane
+        kept = above
         notes.append(f"no cluster of {min_points} points: everything was kept")
-        if (gap := usual_step(sample.xyz, valid)) > 10 * eps:
+        if (gap := usual_step(sample.xyz, sample.valid)) > 10 * eps:
             notes.append(f"neighbouring points are {gap:.2g} apart and eps is {eps:g}: points and settings must have "
                          f"one unit, metres unless you say otherwise; is this capture in millimetres?")
-    elif plane and (lost := what_is_lost(kept, valid & ~on_plane, height, distance, eps)): notes.append(lost)
+    elif plane and (lost := what_is_lost(kept, above, plane.distance(sample.xyz.transpose(1, 2, 0)),
+                                         distance, eps)): notes.append(lost)
     return Foreground(kept, on_plane, plane, "; ".join(notes))
 
 # %% ../../nbs/data/02_prepare.ipynb #b197cf79
