@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from .. import __version__
 from ..core.runtime import DataError, progress, unknown_name, written_beside
@@ -190,8 +191,7 @@ def tiff_page(
     path,             # named in messages
 ) -> np.ndarray:      # the picture; a DataError or ValueError unless every strip is there and unpacks to its own size
     "One picture of a TIFF file."
-    check_amount(path, int(np.prod(page.shape)))
-    check_amount(path, int(np.prod(page.chunks)))
+    for shape in (page.shape, page.chunks): check_amount(path, int(np.prod(shape)))
     if page.compression not in (1, *DEFLATE, LZMA) or page.predictor != 1:
         packing = getattr(page.compression, "name", page.compression)
         raise DataError(path, f"{packing} compression" + " with a predictor" * (page.predictor != 1),
@@ -406,12 +406,17 @@ class CaptureFolders(Captures):
         for name in wanted:
             if name not in known: raise unknown_name("category", name, known)
         self.entries = [entry for name in sorted(set(wanted)) for entry in self._list(name, self.root / name / folder)]
-        if not self.entries:
-            there = [p for name in sorted(wanted) for p in files_below(self.root / name / folder)]
-            some = f", only files such as {', '.join(p.name for p in there[:3])}" if there else ""
-            needed = f"Each category needs a folder {folder!r} with captures in the layout of {type(self).__name__}."
-            raise DataError(self.root, f"no capture in split {split!r} of {', '.join(sorted(wanted))}{some}",
-                            f"at least one ({', '.join(self.endings)})", needed)
+        if not self.entries: raise self._nothing(wanted, folder)
+
+# %% ../../nbs/data/03_datasets.ipynb #096bab02
+@patch
+def _nothing(self: CaptureFolders, wanted, folder):
+    "The error for a split without captures: what is there instead, and what is needed."
+    there = [p for name in sorted(wanted) for p in files_below(self.root / name / folder)]
+    some = f", only files such as {', '.join(p.name for p in there[:3])}" if there else ""
+    needed = f"Each category needs a folder {folder!r} with captures in the layout of {type(self).__name__}."
+    return DataError(self.root, f"no capture in split {split!r} of {', '.join(sorted(wanted))}{some}",
+                    f"at least one ({', '.join(self.endings)})", needed)
 
 # %% ../../nbs/data/03_datasets.ipynb #d1a32dc7
 MANIFEST, UNFINISHED, MADE_BY = "manifest.json", "manifest.unfinished.jsonl", "mmad_nb.data.prepare"
@@ -498,29 +503,35 @@ class MVTec3D(CaptureFolders):
                             "with prepared=True and remove_plane=True.")
         self._kept = {}
 
-    def _list(self, category, folder):
-        for path in visible(folder):
-            if not os.path.isdir(path): continue
-            defect = "good" if path.name.lower() == "good" else path.name
-            for stem, files in capture_files(path): yield Entry(category, self.split, defect, stem, files)
+# %% ../../nbs/data/03_datasets.ipynb #a6c7461d
+@patch
+def _list(self: MVTec3D, category, folder):
+    for path in visible(folder):
+        if not os.path.isdir(path): continue
+        defect = "good" if path.name.lower() == "good" else path.name
+        for stem, files in capture_files(path): yield Entry(category, self.split, defect, stem, files)
 
-    def _read(self, entry):
-        sample = read_sample(**entry.files, category=entry.category, defect=entry.defect, id=entry.id)
-        if not self.prepared: return sample
-        if self.remove_plane and not self.manifest: sample = self._foreground(entry, sample).cut(sample)
-        return square(sample, self.size)
 
-    def _foreground(self, entry, sample):
-        "The object in a capture, found once for each file and then remembered as packed bits."
-        made = os.stat(entry.files["xyz"])
-        key = entry.id, made.st_mtime_ns, made.st_size
-        if key in self._kept:
-            kept = np.unpackbits(np.frombuffer(zlib.decompress(self._kept[key]), np.uint8), count=sample.valid.size)
-            return Foreground(kept.reshape(sample.size).astype(bool), np.zeros_like(sample.valid), None)
-        seen = find_foreground(sample, **self.settings)
-        if seen.note: warnings.warn(f"{entry.id}: {seen.note}")
-        self._kept[key] = zlib.compress(np.packbits(seen.kept).tobytes(), 1)
-        return seen
+@patch
+def _read(self: MVTec3D, entry):
+    sample = read_sample(**entry.files, category=entry.category, defect=entry.defect, id=entry.id)
+    if not self.prepared: return sample
+    if self.remove_plane and not self.manifest: sample = self._foreground(entry, sample).cut(sample)
+    return square(sample, self.size)
+
+# %% ../../nbs/data/03_datasets.ipynb #43ad2874
+@patch
+def _foreground(self: MVTec3D, entry, sample):
+    "The object in a capture, found once for each file and then remembered as packed bits."
+    made = os.stat(entry.files["xyz"])
+    key = entry.id, made.st_mtime_ns, made.st_size
+    if key in self._kept:
+        kept = np.unpackbits(np.frombuffer(zlib.decompress(self._kept[key]), np.uint8), count=sample.valid.size)
+        return Foreground(kept.reshape(sample.size).astype(bool), np.zeros_like(sample.valid), None)
+    seen = find_foreground(sample, **self.settings)
+    if seen.note: warnings.warn(f"{entry.id}: {seen.note}")
+    self._kept[key] = zlib.compress(np.packbits(seen.kept).tobytes(), 1)
+    return seen
 
 # %% ../../nbs/data/03_datasets.ipynb #73d355c4
 def _facts(entry, size, settings, target):
@@ -603,6 +614,22 @@ def _how(source, size, settings):
     defaults = {name: p.default for name, p in parameters if p.default is not p.empty}
     return {"package": __version__, "source": str(source), "size": size, "settings": defaults | settings}
 
+# %% ../../nbs/data/03_datasets.ipynb #c83873dc
+def _prepare_all(entries, done, head, target, size, settings):
+    "Prepare what is not `done`, with a line in the log for each capture; then write the manifest."
+    with written_beside(target / UNFINISHED) as beside:
+        beside.write_text("".join(json.dumps(line) + "\n" for line in (head, *done.items())), encoding="utf8")
+    with (target / UNFINISHED).open("a", encoding="utf8") as log:
+        for entry in progress(entries, "preparing"):
+            hashes = _hashes(entry)
+            if done.get(entry.id, {}).get("sources") == hashes: continue
+            done[entry.id] = {"sources": hashes, **_facts(entry, size, settings, target)}
+            log.write(json.dumps([entry.id, done[entry.id]]) + "\n")
+            log.flush()
+    with written_beside(target / MANIFEST) as beside:
+        beside.write_text(json.dumps({"made_by": MADE_BY, "how": head, "captures": done}, indent=1), encoding="utf8")
+    (target / UNFINISHED).unlink()
+
 # %% ../../nbs/data/03_datasets.ipynb #9415f87b
 def prepare_dataset(
     source,                  # root of a raw data set in MVTec 3D-AD's layout
@@ -621,18 +648,7 @@ def prepare_dataset(
     except OSError as error:
         raise DataError(target, f"a folder that cannot be made ({error.strerror})", "a place to write in",
                         "Choose another target.") from error
-    with written_beside(target / UNFINISHED) as beside:
-        beside.write_text("".join(json.dumps(line) + "\n" for line in (head, *done.items())), encoding="utf8")
-    with (target / UNFINISHED).open("a", encoding="utf8") as log:
-        for entry in progress(entries, "preparing"):
-            hashes = _hashes(entry)
-            if done.get(entry.id, {}).get("sources") == hashes: continue
-            done[entry.id] = {"sources": hashes, **_facts(entry, size, settings, target)}
-            log.write(json.dumps([entry.id, done[entry.id]]) + "\n")
-            log.flush()
-    with written_beside(target / MANIFEST) as beside:
-        beside.write_text(json.dumps({"made_by": MADE_BY, "how": head, "captures": done}, indent=1), encoding="utf8")
-    (target / UNFINISHED).unlink()
+    _prepare_all(entries, done, head, target, size, settings)
     if told := [(name, facts["note"]) for name, facts in done.items() if facts.get("note")]:
         warnings.warn(f"{len(told)} of {len(done)} captures need a look (see 'note' in {MANIFEST}), such as "
                       f"{told[0][0]}: {told[0][1]}")
