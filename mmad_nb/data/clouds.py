@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError
 from ..core.widgets import described
@@ -46,6 +47,19 @@ def _header_lines(data):
 TYPES = {"F": ("f", "48"), "I": ("i", "1248"), "U": ("u", "1248")}         # letter -> NumPy's letter, sizes in bytes
 
 # %% ../../nbs/data/05_clouds.ipynb #bbfc166b
+def _field_types(header, refuse):
+    "The dtype and the count of each field; `refuse` is called where they make no sense."
+    fields, types, sizes, counts = (header[key] for key in ("FIELDS", "TYPE", "SIZE", "COUNT"))
+    if len(fields) != len(types): refuse(f"{len(fields)} fields and {len(types)} types", "one for each")
+    known = len(types) == len(sizes) == len(counts) and all(
+        kind in TYPES and size in TYPES[kind][1] and count.isdecimal() and 0 < len(count) < 10 and int(count) > 0
+        for kind, size, count in zip(types, sizes, counts))
+    if not known: refuse(f"TYPE {types}, SIZE {sizes}, COUNT {counts}",
+                         "one F, I or U with a byte size and a count for each field")
+    return [(np.dtype(f"<{TYPES[kind][0]}{size}"), int(count))
+            for kind, size, count in zip(types, sizes, counts)]
+
+# %% ../../nbs/data/05_clouds.ipynb #e271bbd0
 def pcd_header(
     path,         # PCD file
     data: bytes,  # its first bytes, the header at least
@@ -61,15 +75,7 @@ def pcd_header(
     for key in ("WIDTH", "HEIGHT", "POINTS"):
         word = header.get(key, ["1"])[0] if header.get(key, ["1"]) else ""
         if not word.isdecimal() or len(word) > 12 or int(word) < 1: refuse(f"{key} {word}", "a whole number from 1")
-    fields, types, sizes, counts = (header[key] for key in ("FIELDS", "TYPE", "SIZE", "COUNT"))
-    if len(fields) != len(types): refuse(f"{len(fields)} fields and {len(types)} types", "one for each")
-    known = len(types) == len(sizes) == len(counts) and all(
-        kind in TYPES and size in TYPES[kind][1] and count.isdecimal() and 0 < len(count) < 10 and int(count) > 0
-        for kind, size, count in zip(types, sizes, counts))
-    if not known: refuse(f"TYPE {types}, SIZE {sizes}, COUNT {counts}",
-                         "one F, I or U with a byte size and a count for each field")
-    header["dtypes"] = [(np.dtype(f"<{TYPES[kind][0]}{size}"), int(count))
-                        for kind, size, count in zip(types, sizes, counts)]
+    header["dtypes"] = _field_types(header, refuse)
     header["points"] = n = int(header["WIDTH"][0]) * int(header["HEIGHT"][0])
     if "POINTS" in header and int(header["POINTS"][0]) != n:
         refuse(f"POINTS {header['POINTS'][0]}", f"WIDTH x HEIGHT = {n}")
@@ -161,35 +167,38 @@ class CloudTable:
                                 "Export the cloud with plain columns.")
         return np.stack([self.fields[name] for name in names], 1)
 
-    @property
-    def points(self) -> np.ndarray:
-        "(N,3) float32; NaN where the file has NaN."
-        xyz = self.columns("x", "y", "z")
-        if xyz is None:
-            raise DataError(self.where, f"the fields {', '.join(self.fields)[:200]}", "x, y and z",
-                            "Is this a file of descriptors? Export the points.")
-        return near_origin(xyz, self.where)
+# %% ../../nbs/data/05_clouds.ipynb #9d35d7cc
+@patch(as_prop=True)
+def points(self: CloudTable) -> np.ndarray:
+    "(N,3) float32; NaN where the file has NaN."
+    xyz = self.columns("x", "y", "z")
+    if xyz is None:
+        raise DataError(self.where, f"the fields {', '.join(self.fields)[:200]}", "x, y and z",
+                        "Is this a file of descriptors? Export the points.")
+    return near_origin(xyz, self.where)
 
-    @property
-    def normals(self) -> np.ndarray | None:
-        "(N,3) float32, or None."
-        for names in (("normal_x", "normal_y", "normal_z"), ("nx", "ny", "nz")):
-            if (normals := self.columns(*names)) is not None: return normals.astype(np.float32)
 
-    @property
-    def colors(self) -> np.ndarray | None:
-        "(N,3) float32 in [0,1], from packed `rgb` or `rgba`, or from three columns; None where there are none."
-        for name in ("rgb", "rgba"):
-            if name in self.fields: return unpack_colors(self.fields[name])
-        for names in (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")):
-            if (colors := self.columns(*names)) is not None: break
-        else: return None
-        low, high = colors.min(), colors.max()
-        most = {"u1": 255, "u2": 65535}.get(colors.dtype.str[1:], 1 if high <= 1 and colors.dtype.kind == "f" else 255)
-        if not 0 <= low <= high <= most:                                   # also where there is a NaN
-            raise DataError(self.where, f"colours from {low} to {high}", "numbers from 0 to 1, or from 0 to 255",
-                            "Export the cloud with 8-bit colours, or without.")
-        return colors.astype(np.float32) / most
+@patch(as_prop=True)
+def normals(self: CloudTable) -> np.ndarray | None:
+    "(N,3) float32, or None."
+    for names in (("normal_x", "normal_y", "normal_z"), ("nx", "ny", "nz")):
+        if (normals := self.columns(*names)) is not None: return normals.astype(np.float32)
+
+# %% ../../nbs/data/05_clouds.ipynb #a3f46a61
+@patch(as_prop=True)
+def colors(self: CloudTable) -> np.ndarray | None:
+    "(N,3) float32 in [0,1], from packed `rgb` or `rgba`, or from three columns; None where there are none."
+    for name in ("rgb", "rgba"):
+        if name in self.fields: return unpack_colors(self.fields[name])
+    for names in (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")):
+        if (colors := self.columns(*names)) is not None: break
+    else: return None
+    low, high = colors.min(), colors.max()
+    most = {"u1": 255, "u2": 65535}.get(colors.dtype.str[1:], 1 if high <= 1 and colors.dtype.kind == "f" else 255)
+    if not 0 <= low <= high <= most:                                   # also where there is a NaN
+        raise DataError(self.where, f"colours from {low} to {high}", "numbers from 0 to 1, or from 0 to 255",
+                        "Export the cloud with 8-bit colours, or without.")
+    return colors.astype(np.float32) / most
 
 # %% ../../nbs/data/05_clouds.ipynb #691cda52
 def whole_numbers(

@@ -415,7 +415,7 @@ def _nothing(self: CaptureFolders, wanted, folder):
     there = [p for name in sorted(wanted) for p in files_below(self.root / name / folder)]
     some = f", only files such as {', '.join(p.name for p in there[:3])}" if there else ""
     needed = f"Each category needs a folder {folder!r} with captures in the layout of {type(self).__name__}."
-    return DataError(self.root, f"no capture in split {split!r} of {', '.join(sorted(wanted))}{some}",
+    return DataError(self.root, f"no capture in split {self.split!r} of {', '.join(sorted(wanted))}{some}",
                     f"at least one ({', '.join(self.endings)})", needed)
 
 # %% ../../nbs/data/03_datasets.ipynb #d1a32dc7

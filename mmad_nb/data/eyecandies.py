@@ -10,6 +10,7 @@ from numbers import Real
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError
 from ..core.widgets import described
@@ -240,24 +241,30 @@ class Eyecandies(CaptureFolders):
         self.light, self.size, self.prepared = light, size, prepared
         super().__init__(root, category, split)
 
-    def _list(self, category, folder):
-        for stem, files in candy_files(folder / "data", self.light):
-            defect = candy_defect(files) if folder.name.startswith("test") else "good"
-            if defect not in ("good", "unknown") and "mask" not in files:
-                raise DataError(files["depth"], f"no {stem}_mask beside it", "a mask for each defective capture",
-                                "Copy the data set again.")
-            yield Entry(category, self.split, defect, stem, files)
+# %% ../../nbs/data/04_eyecandies.ipynb #018a01b3
+@patch
+def _list(self: Eyecandies, category, folder):
+    for stem, files in candy_files(folder / "data", self.light):
+        defect = candy_defect(files) if folder.name.startswith("test") else "good"
+        if defect not in ("good", "unknown") and "mask" not in files:
+            raise DataError(files["depth"], f"no {stem}_mask beside it", "a mask for each defective capture",
+                            "Copy the data set again.")
+        yield Entry(category, self.split, defect, stem, files)
 
-    def _read(self, entry):
-        sample = read_candy(entry.files, not self.prepared, category=entry.category, defect=entry.defect, id=entry.id)
-        return square(sample, self.size) if self.prepared else sample
 
-    def normals(self, index: int) -> np.ndarray:
-        "(3,H,W) unit normals of capture `index`, in the frame of its xyz, at full size."
-        files = self.entries[index].files
-        if "normals" not in files:
-            raise DataError(files["depth"], "no picture of normals beside it", "STEM_normals.png", "Copy it too.")
-        return read_normals(files["normals"], read_pose(files["pose"]))
+@patch
+def _read(self: Eyecandies, entry):
+    sample = read_candy(entry.files, not self.prepared, category=entry.category, defect=entry.defect, id=entry.id)
+    return square(sample, self.size) if self.prepared else sample
+
+
+@patch
+def normals(self: Eyecandies, index: int) -> np.ndarray:
+    "(3,H,W) unit normals of capture `index`, in the frame of its xyz, at full size."
+    files = self.entries[index].files
+    if "normals" not in files:
+        raise DataError(files["depth"], "no picture of normals beside it", "STEM_normals.png", "Copy it too.")
+    return read_normals(files["normals"], read_pose(files["pose"]))
 
 # %% ../../nbs/data/04_eyecandies.ipynb #d26d3c3d
 class FocalPanel:
