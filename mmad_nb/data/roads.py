@@ -12,6 +12,7 @@ from numbers import Real
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, png_bytes, unknown_name
 from ..core.widgets import described
@@ -126,6 +127,14 @@ class Crop(Entry):
     "Where a crop lies in its frame."
     corner: tuple = (0, 0)  # row and column of its first pixel
 
+# %% ../../nbs/data/06_roads.ipynb #691cf984
+def _check_crops(side, step, least, width, relief):
+    "DataError for pixels or lengths that make no sense."
+    whole = all(isinstance(n, (int, np.integer)) and n >= 1 for n in (side, step))
+    if not whole or not all(isinstance(x, Real) and 0 < x < 100 for x in (least, width, relief)):
+        raise DataError("Roads", f"side {side}, step {step}, least {least}, width {width}, relief {relief}",
+                        "whole pixels >= 1 and numbers > 0", "Correct the one that is wrong.")
+
 # %% ../../nbs/data/06_roads.ipynb #16f0fc17
 class Roads(Captures):
     "Crops of real road frames; `good` without a pothole. The unit of the positions is arbitrary, see road_xyz."
@@ -141,10 +150,7 @@ class Roads(Captures):
     ):
         check_size(size)
         step = side // 2 if step is None else step
-        whole = all(isinstance(n, (int, np.integer)) and n >= 1 for n in (side, step))
-        if not whole or not all(isinstance(x, Real) and 0 < x < 100 for x in (least, width, relief)):
-            raise DataError("Roads", f"side {side}, step {step}, least {least}, width {width}, relief {relief}",
-                            "whole pixels >= 1 and numbers > 0", "Correct the one that is wrong.")
+        _check_crops(side, step, least, width, relief)
         if split not in SPLITS: raise unknown_name("split", split, SPLITS)
         found = road_frames(root)
         self.root, self.split, self.size, self.side = Path(root), split, size, int(side)
@@ -156,27 +162,31 @@ class Roads(Captures):
             raise DataError(root, f"no crop of {side} pixels in split {split!r}", "at least one",
                             "Take a smaller side; with few frames some splits are empty.")
 
-    def _crops(self, name, files, step, least):
-        "The crops of one frame that belong into this split."
-        mask = read_mask(files["label"])
-        if self.side > min(mask.shape):
-            raise DataError("side", self.side, f"at most {min(mask.shape)}, the frame's shorter edge", "Take less.")
-        for row, column, kind in crop_kinds(mask, self.side, step, least):
-            if kind == "good" or kind and self.split != "train":
-                stem = f"{name}-{files['label'].stem}-{row:04}-{column:04}"
-                yield Crop("road", self.split, kind, stem, files, (row, column))
+# %% ../../nbs/data/06_roads.ipynb #6b35ff0c
+@patch
+def _crops(self: Roads, name, files, step, least):
+    "The crops of one frame that belong into this split."
+    mask = read_mask(files["label"])
+    if self.side > min(mask.shape):
+        raise DataError("side", self.side, f"at most {min(mask.shape)}, the frame's shorter edge", "Take less.")
+    for row, column, kind in crop_kinds(mask, self.side, step, least):
+        if kind == "good" or kind and self.split != "train":
+            stem = f"{name}-{files['label'].stem}-{row:04}-{column:04}"
+            yield Crop("road", self.split, kind, stem, files, (row, column))
 
-    def _read(self, entry):
-        photo, disparity, mask = read_frame(entry.files)
-        row, column = entry.corner
-        box = np.s_[row:row + self.side, column:column + self.side]
-        xyz, valid = road_xyz(disparity[box], self.side, self.width, self.relief)
-        if not valid.any():
-            raise DataError(entry.files["disparity"], f"no measured pixel in the crop at {entry.corner}", "some",
-                            "Leave this frame out.")
-        sample = Sample(photo[:, box[0], box[1]].copy(), xyz, valid, mask[box].copy(), entry.category, entry.defect,
-                        entry.id)
-        return square(sample, self.size)
+# %% ../../nbs/data/06_roads.ipynb #650625ce
+@patch
+def _read(self: Roads, entry):
+    photo, disparity, mask = read_frame(entry.files)
+    row, column = entry.corner
+    box = np.s_[row:row + self.side, column:column + self.side]
+    xyz, valid = road_xyz(disparity[box], self.side, self.width, self.relief)
+    if not valid.any():
+        raise DataError(entry.files["disparity"], f"no measured pixel in the crop at {entry.corner}", "some",
+                        "Leave this frame out.")
+    sample = Sample(photo[:, box[0], box[1]].copy(), xyz, valid, mask[box].copy(), entry.category, entry.defect,
+                    entry.id)
+    return square(sample, self.size)
 
 # %% ../../nbs/data/06_roads.ipynb #dcd29189
 def crop_picture(
