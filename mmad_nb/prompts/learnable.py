@@ -161,6 +161,16 @@ def _fixed_rows_fit(prompts, state) -> bool:
             if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-2, atol=1e-3): return False  # files may be half
     return True
 
+
+def _check_shapes(prompts, state, path, do):
+    "Refuse learned vectors of another shape, and numbers that are none."
+    shapes = {"ctx_pos": (1, 1, *prompts.context.shape[1:]), "ctx_neg": (1, 1, *prompts.context.shape[1:]),
+              **{f"compound_prompts_text.{i}": tuple(layer.shape) for i, layer in enumerate(prompts.layers)}}
+    for name, shape in shapes.items():
+        have = tuple(state[name].shape) if name in state else "nothing"
+        if have != shape: raise DataError(path, f"{name} {have}", f"{shape}", do)
+        if not state[name].isfinite().all(): raise DataError(path, f"NaN or infinite numbers in {name}", "finite ones", "Download it again.")
+
 # %% ../../nbs/prompts/02_learnable.ipynb #231fb18c
 def load_prompts(
     prompts: LearnablePrompts,  # made for the encoder that the file belongs to; changed in place
@@ -177,12 +187,7 @@ def load_prompts(
     if len(deep) != len(prompts.layers):
         raise DataError(path, f"deep prompts for {len(deep)} blocks", f"for {len(prompts.layers)}, as these prompts have",
                         f"LearnablePrompts(encoder, blocks={len(deep)}) on a text tower of more than {len(deep)} blocks.")
-    shapes = {"ctx_pos": (1, 1, *prompts.context.shape[1:]), "ctx_neg": (1, 1, *prompts.context.shape[1:]),
-              **{f"compound_prompts_text.{i}": tuple(layer.shape) for i, layer in enumerate(prompts.layers)}}
-    for name, shape in shapes.items():
-        have = tuple(state[name].shape) if name in state else "nothing"
-        if have != shape: raise DataError(path, f"{name} {have}", f"{shape}", do)
-        if not state[name].isfinite().all(): raise DataError(path, f"NaN or infinite numbers in {name}", "finite ones", "Download it again.")
+    _check_shapes(prompts, state, path, do)
     if not _fixed_rows_fit(prompts, state):
         raise DataError(path, "prompts of another text tower, or in front of other words", f"the words {prompts.words} in this tower", do)
     with torch.no_grad():
@@ -210,15 +215,17 @@ class PromptsPanel:
         self.box = W.HBox([W.VBox([*controls, self.label]), titled(self.photo, "photo"), titled(self.view, "p(damaged)", foot=self.scale)])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Compare again and show."
-        from matplotlib import colormaps
-        n, vectors, tau = self.sample.value, self.ways[self.way.value], self.temperature.value
-        self.map = enlarged(similarity_maps(self.patches[n:n + 1], vectors, tau), 224)[0, 1]
-        self.whole = similarity(self.images[n], vectors, tau).softmax(-1)[1].item()
-        self.photo.value = png_bytes((self.samples[n].rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
-        self.view.value = png_bytes(colormaps["magma"](self.map.detach().numpy(), bytes=True)[..., :3])
-        self.label.value = f"whole picture: <b>{self.whole:.2f}</b>, largest pixel: <b>{self.map.max().item():.2f}</b>"
-        low, high, what = self.map.min().item(), self.map.max().item(), f"{self.samples[n].category}, {self.samples[n].defect}"
-        self.scale.value = color_bar(0, 1, "p(damaged)", values=(low, high))
-        described(self.photo, f"photo: {what}"), described(self.view, f"map of p(damaged), {what}: {low:.2f} to {high:.2f}")
+# %% ../../nbs/prompts/02_learnable.ipynb #a6028aca
+@patch
+def refresh(self: PromptsPanel, change=None):
+    "Compare again and show."
+    from matplotlib import colormaps
+    n, vectors, tau = self.sample.value, self.ways[self.way.value], self.temperature.value
+    self.map = enlarged(similarity_maps(self.patches[n:n + 1], vectors, tau), 224)[0, 1]
+    self.whole = similarity(self.images[n], vectors, tau).softmax(-1)[1].item()
+    self.photo.value = png_bytes((self.samples[n].rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
+    self.view.value = png_bytes(colormaps["magma"](self.map.detach().numpy(), bytes=True)[..., :3])
+    self.label.value = f"whole picture: <b>{self.whole:.2f}</b>, largest pixel: <b>{self.map.max().item():.2f}</b>"
+    low, high, what = self.map.min().item(), self.map.max().item(), f"{self.samples[n].category}, {self.samples[n].defect}"
+    self.scale.value = color_bar(0, 1, "p(damaged)", values=(low, high))
+    described(self.photo, f"photo: {what}"), described(self.view, f"map of p(damaged), {what}: {low:.2f} to {high:.2f}")

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes, unknown_name
@@ -136,32 +137,38 @@ class Sentences(dict):
         parts = zip(*(self[name] for name in categories))
         return PromptText(*(None if kind[0] is None else torch.cat(kind) for kind in parts))
 
-    def anew(self,
-        categories: Sequence[str],
-    ) -> PromptText:  # (C,n,D)
-        "Forget all sentences, then gather those of these categories."
-        self.clear()
-        return self.gather(categories)
+# %% ../../nbs/prompts/01_states.ipynb #b03fa091
+@patch
+def anew(self: Sentences,
+    categories: Sequence[str],
+) -> PromptText:  # (C,n,D)
+    "Forget all sentences, then gather those of these categories."
+    self.clear()
+    return self.gather(categories)
 
-    def tensors(self) -> dict:
-        "`text/bagel/normal` and the like -> vectors; a slash in a category is written as %2F."
-        return {f"text/{quote(category, safe='')}/{kind}": vectors for category, text in self.items()
-                for kind, vectors in text._asdict().items() if vectors is not None}
 
-    def restore(self,
-        tensors: dict,  # that hold, among others, what `tensors` gave
-        device,         # where the vectors are to be
-    ):
-        "Put back what `tensors` gave."
-        found = {}
-        for name in tensors:
-            if not name.startswith("text/"): continue
-            _, _, word = name.partition("/")
-            category, _, kind = word.rpartition("/")
-            found.setdefault(unquote(category), {})[kind] = tensors[name].to(device)
-        if any("normal" not in kinds for kinds in found.values()):
-            raise DataError("sentences", f"{sorted(found)} without their normal ones", "text/CATEGORY/normal", "Save them again.")
-        self.update({name: PromptText(kinds["normal"], kinds.get("abnormal")) for name, kinds in found.items()})
+@patch
+def tensors(self: Sentences) -> dict:
+    "`text/bagel/normal` and the like -> vectors; a slash in a category is written as %2F."
+    return {f"text/{quote(category, safe='')}/{kind}": vectors for category, text in self.items()
+            for kind, vectors in text._asdict().items() if vectors is not None}
+
+# %% ../../nbs/prompts/01_states.ipynb #550f00f8
+@patch
+def restore(self: Sentences,
+    tensors: dict,  # that hold, among others, what `tensors` gave
+    device,         # where the vectors are to be
+):
+    "Put back what `tensors` gave."
+    found = {}
+    for name in tensors:
+        if not name.startswith("text/"): continue
+        _, _, word = name.partition("/")
+        category, _, kind = word.rpartition("/")
+        found.setdefault(unquote(category), {})[kind] = tensors[name].to(device)
+    if any("normal" not in kinds for kinds in found.values()):
+        raise DataError("sentences", f"{sorted(found)} without their normal ones", "text/CATEGORY/normal", "Save them again.")
+    self.update({name: PromptText(kinds["normal"], kinds.get("abnormal")) for name, kinds in found.items()})
 
 # %% ../../nbs/prompts/01_states.ipynb #56443e9a
 TEXT_ENCODERS = {"tiny": "tiny_clip", "paper": "ViT-L-14-336.openai"}
@@ -436,38 +443,52 @@ class ContrastPanel:
         self.box = W.HBox([W.VBox([*controls, self.button, self.label]), titled(self.photo, "photo"), titled(self.view, "Ψ text", foot=self.scale)])
         self.refresh()
 
-    def ask(self, temperature):
-        "Ψ text of the chosen model, score and sample."
-        mode, sample = self.mode.value, self.samples[self.sample.value]
-        text = self.texts[mode].of(self.categories.index(sample.category))
-        return psi_text(mode, self.trained[mode], text, self.features[self.sample.value], self.score.value, temperature)
+# %% ../../nbs/prompts/01_states.ipynb #92943b4c
+@patch
+def ask(self: ContrastPanel, temperature):
+    "Ψ text of the chosen model, score and sample."
+    mode, sample = self.mode.value, self.samples[self.sample.value]
+    text = self.texts[mode].of(self.categories.index(sample.category))
+    return psi_text(mode, self.trained[mode], text, self.features[self.sample.value], self.score.value, temperature)
 
-    def rescale(self, button=None):
-        "Paint the largest value of the present map white."
-        self.tops[self.mode.value, self.score.value, self.sample.value] = self.map.max().item()
-        self.refresh()
 
-    def refresh(self, change=None):
-        "Ask the chosen model about the chosen sample; what cannot be asked is told in the label."
-        from matplotlib import colormaps
-        sample, seen = self.samples[self.sample.value], self.features[self.sample.value]
-        key, what = (self.mode.value, self.score.value, self.sample.value), f"{sample.category}, {sample.defect}"
-        self.photo.value = png_bytes((sample.rgb.transpose(1, 2, 0) * 255).astype("uint8"))
-        described(self.photo, f"photo: {what}")
-        try:
-            self.map = self.ask(self.temperature.value)
-            if key not in self.tops: self.tops[key] = self.ask(.07).max().item()      # while τ moves the scale stays
-        except DataError as error:
-            self.label.value, self.scale.value = str(error), ""
-            self.view.value = png_bytes(np.full((224, 224, 3), 217, np.uint8))          # the last map is not its answer
-            described(self.view, "no map")
-            return
-        on, bad = seen.valid.numpy(), sample.mask & seen.valid.numpy()
-        values = self.map.numpy()
-        top, low, high = max(self.tops[key], 1e-9), float(values.min()), float(values.max())
-        coloured = colormaps["magma"](values / top)[..., :3]
-        self.scale.value = color_bar(0, top, "Ψ text", values=(low, high))
-        described(self.view, f"map of Ψ text, {what}: {low:.3g} to {high:.3g}")
-        self.view.value = png_bytes((coloured * 255).astype("uint8"))
-        rise = values[bad].mean() / values[on & ~bad].mean() if bad.any() else float("nan")
-        self.label.value = f"on the defect {rise:.1f} times as high as beside it" if bad.any() else "no defect here"
+@patch
+def rescale(self: ContrastPanel, button=None):
+    "Paint the largest value of the present map white."
+    self.tops[self.mode.value, self.score.value, self.sample.value] = self.map.max().item()
+    self.refresh()
+
+# %% ../../nbs/prompts/01_states.ipynb #d2b1d5f6
+@patch
+def refresh(self: ContrastPanel, change=None):
+    "Ask the chosen model about the chosen sample and show its map; what cannot be asked is told in the label."
+    sample = self.samples[self.sample.value]
+    key, what = (self.mode.value, self.score.value, self.sample.value), f"{sample.category}, {sample.defect}"
+    self.photo.value = png_bytes((sample.rgb.transpose(1, 2, 0) * 255).astype("uint8"))
+    described(self.photo, f"photo: {what}")
+    try:
+        self.map = self.ask(self.temperature.value)
+        if key not in self.tops: self.tops[key] = self.ask(.07).max().item()      # while τ moves the scale stays
+    except DataError as error:
+        self.label.value, self.scale.value = str(error), ""
+        self.view.value = png_bytes(np.full((224, 224, 3), 217, np.uint8))          # the last map is not its answer
+        described(self.view, "no map")
+        return
+    self.paint()
+
+# %% ../../nbs/prompts/01_states.ipynb #b5b99f31
+@patch
+def paint(self: ContrastPanel):
+    "The present map, its scale, and how it stands out on the defect."
+    from matplotlib import colormaps
+    sample, seen = self.samples[self.sample.value], self.features[self.sample.value]
+    key, what = (self.mode.value, self.score.value, self.sample.value), f"{sample.category}, {sample.defect}"
+    on, bad = seen.valid.numpy(), sample.mask & seen.valid.numpy()
+    values = self.map.numpy()
+    top, low, high = max(self.tops[key], 1e-9), float(values.min()), float(values.max())
+    coloured = colormaps["magma"](values / top)[..., :3]
+    self.scale.value = color_bar(0, top, "Ψ text", values=(low, high))
+    described(self.view, f"map of Ψ text, {what}: {low:.3g} to {high:.3g}")
+    self.view.value = png_bytes((coloured * 255).astype("uint8"))
+    rise = values[bad].mean() / values[on & ~bad].mean() if bad.any() else float("nan")
+    self.label.value = f"on the defect {rise:.1f} times as high as beside it" if bad.any() else "no defect here"
