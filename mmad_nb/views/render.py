@@ -258,19 +258,23 @@ class Views:
 
     def __len__(self): return len(self.cameras)
 
-    @property
-    def names(self) -> tuple:
-        "Of the views, such as 'x -45'."
-        return self.cameras.names
+# %% ../../nbs/views/01_render.ipynb #0b1c5e01
+@patch(as_prop=True)
+def names(self: Views) -> tuple:
+    "Of the views, such as 'x -45'."
+    return self.cameras.names
 
-    @property
-    def size(self) -> int:
-        "S, pixels along each edge."
-        return self.owner.shape[1]
 
-    def __repr__(self):
-        seen = f"{self.visible.any(0).float().mean():.0%} of {len(self.points)} points seen"
-        return f"Views({len(self)} of {self.size}x{self.size}, discs of {self.point_size:.1f} pixels, {seen})"
+@patch(as_prop=True)
+def size(self: Views) -> int:
+    "S, pixels along each edge."
+    return self.owner.shape[1]
+
+
+@patch
+def __repr__(self: Views):
+    seen = f"{self.visible.any(0).float().mean():.0%} of {len(self.points)} points seen"
+    return f"Views({len(self)} of {self.size}x{self.size}, discs of {self.point_size:.1f} pixels, {seen})"
 
 # %% ../../nbs/views/01_render.ipynb #7f3ce3dc
 def depth_picture(
@@ -300,28 +304,21 @@ def _check(cloud, cameras, size, point_size, visibility):
     if visibility not in ("surface", "pixel"): raise unknown_name("visibility", visibility, ["surface", "pixel"])
     check_amount("render", len(cameras) * max(size ** 2, 3 * len(cloud)))
 
-# %% ../../nbs/views/01_render.ipynb #34e92adb
-def render(
-    cloud: Cloud,                      # with normals (`with_normals`); colours and labels are drawn where it has them
-    cameras="pointad",                 # what `create_cameras` gives or takes
-    size: int = 336,                   # S, pixels along each edge
-    point_size: float | None = None,   # diameter of the discs in pixels; None: three times what the points are apart
-    visibility: str = "surface",       # "pixel": published, only the nearest point of those that land in a pixel
-    device: str | None = None,         # None: a GPU where there is one
-) -> Views:
-    "Draw a cloud from all cameras at once."
-    if not isinstance(cameras, Cameras): cameras = create_cameras(cameras)
-    _check(cloud, cameras, size, point_size, visibility)
-    device, N, V = pick_device(device), len(cloud), len(cameras)
-    on = lambda array: torch.as_tensor(array).to(device)
-    points, rotations = on(cloud.points).float(), on(cameras.rotations)
-    if point_size is None: point_size = fitting_point_size(points, size)
-
+# %% ../../nbs/views/01_render.ipynb #0b1c5e02
+def _drawn_points(
+    points: torch.Tensor,     # (N,3)
+    rotations: torch.Tensor,  # (V,3,3) of the cameras
+    size: int,                # S, pixels along each edge
+    point_size: float,        # diameter of the discs in pixels
+    visibility: str,          # "surface" or "pixel", see `render`
+) -> tuple:                   # owner (V,S*S), N where empty; depth (V,S*S); empty (V,S*S); row, column, visible (V,N); eyes (V,3)
+    "The z-buffer's decision: which point is drawn in each pixel, and which points each view sees."
     # 1. where each point lands, and its key
+    N, V = len(points), len(rotations)
     local, distance, eyes = place(points, rotations)
     column, row = project(local, size).floor().long().clamp(0, size - 1).unbind(1)
     pixel, order, depth = row * size + column, sorted_order(points), local[:, 2]
-    keys = depth_keys(depth, torch.empty_like(order).scatter_(0, order, torch.arange(N, device=device)))
+    keys = depth_keys(depth, torch.empty_like(order).scatter_(0, order, torch.arange(N, device=points.device)))
 
     # 2. the nearest key in each pixel; discs; fine ones draw, wide ones hide
     buffer = nearest_keys(keys, pixel, size)
@@ -334,20 +331,45 @@ def render(
     # 3. from keys to points: the lower half of a key is a rank, `order` says whose
     rank = (buffer & 0xffffffff).clamp_(max=N - 1)                            # that of EMPTY is far beyond the list
     owner = order[rank].masked_fill_(empty, N)                                # N: the background
+    return owner, drawn, empty, row, column, visible, eyes
 
-    # 4. every picture is a look-up of `owner`
-    def looked_up(values, background):                                        # (N,...) -> (V,S,S,...)
-        "For each pixel the value of its owner."
-        values = torch.cat([values, torch.full_like(values[:1], background)])
-        return values.index_select(0, owner.view(-1)).view(V, size, size, *values.shape[1:])
+# %% ../../nbs/views/01_render.ipynb #0b1c5e09
+def _looked_up(values, owner, background, size):
+    "For each pixel the value of its owner: (N,...) -> (V,size,size,...)."
+    values = torch.cat([values, torch.full_like(values[:1], background)])
+    return values.index_select(0, owner.view(-1)).view(len(owner), size, size, *values.shape[1:])
+
+
+def _grey(picture):
+    "(V,S,S) -> (V,3,S,S): the same three times, as networks for photos want it."
+    return picture[:, None].expand(-1, 3, -1, -1)
+
+# %% ../../nbs/views/01_render.ipynb #34e92adb
+def render(
+    cloud: Cloud,                      # with normals (`with_normals`); colours and labels are drawn where it has them
+    cameras="pointad",                 # what `create_cameras` gives or takes
+    size: int = 336,                   # S, pixels along each edge
+    point_size: float | None = None,   # diameter of the discs in pixels; None: three times what the points are apart
+    visibility: str = "surface",       # "pixel": published, only the nearest point of those that land in a pixel
+    device: str | None = None,         # None: a GPU where there is one
+) -> Views:
+    "Draw a cloud from all cameras at once."
+    if not isinstance(cameras, Cameras): cameras = create_cameras(cameras)
+    _check(cloud, cameras, size, point_size, visibility)
+    device, V = pick_device(device), len(cameras)
+    on = lambda array: torch.as_tensor(array).to(device)
+    points, rotations = on(cloud.points).float(), on(cameras.rotations)
+    if point_size is None: point_size = fitting_point_size(points, size)
+    owner, drawn, empty, row, column, visible, eyes = _drawn_points(points, rotations, size, point_size, visibility)
+
+    # every picture is a look-up of `owner`
     lit = lambert(points, F.normalize(on(cloud.normals).float(), dim=1), eyes, rotations)
     shade = F.pad(lit, (0, 1), value=1).gather(1, owner).view(V, size, size)
-    grey = lambda picture: picture[:, None].expand(-1, 3, -1, -1)
     return Views(
-        shade=grey(shade),
-        depth=grey(depth_picture(drawn.view(V, size, size), empty.view(V, size, size))),
-        color=None if cloud.colors is None else looked_up(on(cloud.colors).float(), 1).movedim(3, 1),
-        label=None if cloud.labels is None else looked_up(on(cloud.labels), False),
+        shade=_grey(shade),
+        depth=_grey(depth_picture(drawn.view(V, size, size), empty.view(V, size, size))),
+        color=None if cloud.colors is None else _looked_up(on(cloud.colors).float(), owner, 1, size).movedim(3, 1),
+        label=None if cloud.labels is None else _looked_up(on(cloud.labels), owner, False, size),
         owner=owner.masked_fill(empty, -1).view(V, size, size), pixel=torch.stack([row, column], 2), visible=visible,
         points=points, eyes=eyes, cameras=cameras, point_size=float(point_size))
 
