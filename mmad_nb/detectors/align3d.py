@@ -73,15 +73,19 @@ class Align3D(PointAD):
                Weight("blur", "σ", 4., 0., 12., meaning="Deviation of the blur, in pixels of a map of 336; for clouds 4 and more: the mean of 16 neighbours."))
     coloured = False   # whether captures are read with their colours: in training alone
 
-    @property
-    def recipe(self):
-        o = self.options
-        kind = ColoredRecipe if self.coloured else ViewRecipe
-        return kind(self.encoder, o["angles"], "shade", None if o["vv"] == "off" else o["vv"], o["tap"], False, o["views"])
+# %% ../../nbs/detectors/11_align3d.ipynb #11c10002
+@patch(as_prop=True)
+def recipe(self: Align3D) -> ViewRecipe:
+    "What is computed of a capture before anything is learned; coloured renders, too, where they are learned from."
+    o = self.options
+    kind = ColoredRecipe if self.coloured else ViewRecipe
+    return kind(self.encoder, o["angles"], "shade", None if o["vv"] == "off" else o["vv"], o["tap"], False, o["views"])
 
-    def read_prompts(self, path, learned):
-        "Refused: published prompts have no aligner."
-        raise DataError("align3d.read_prompts", f"{path}", "a training", 'Published prompts are for create_detector("pointad").')
+
+@patch
+def read_prompts(self: Align3D, path, learned):
+    "Refused: published prompts have no aligner."
+    raise DataError("align3d.read_prompts", f"{path}", "a training", 'Published prompts are for create_detector("pointad").')
 
 # %% ../../nbs/detectors/11_align3d.ipynb #605fdfba
 @patch

@@ -91,6 +91,7 @@ class MCL(PointAD):
 
     @property
     def recipe(self):
+        "What is computed of a sample before anything is learned."
         o = self.options
         return ViewRecipe(self.encoder, o["angles"], o["picture"], None if o["vv"] == "off" else o["vv"], o["tap"], True, o["views"])
 
