@@ -553,6 +553,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mmad_nb.detectors.cmds.CMDS.loss': ('detectors/cmds.html#cmds.loss', 'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.CMDS.maps_of': ( 'detectors/cmds.html#cmds.maps_of',
                                                                                  'mmad_nb/detectors/cmds.py'),
+                                        'mmad_nb.detectors.cmds.CMDS.normal_estimator': ( 'detectors/cmds.html#cmds.normal_estimator',
+                                                                                          'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.CMDS.recipe': ( 'detectors/cmds.html#cmds.recipe',
                                                                                 'mmad_nb/detectors/cmds.py'),
                                         'mmad_nb.detectors.cmds.CMDS.set_up': ( 'detectors/cmds.html#cmds.set_up',
