@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, unknown_name
@@ -91,20 +92,22 @@ class ModulationPanel:
         self.box = W.VBox([W.HBox([self.photo, self.points, self.eta]), self.label, self.picture])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Compute and draw."
-        import io
-        from matplotlib.figure import Figure
-        here, at = (torch.tensor(self.photo.value), torch.tensor(self.points.value)), torch.linspace(0, 1, 60)
-        self.scores = {reading: modulate(*here, self.eta.value, reading).item() for reading in READINGS}
-        self.label.value = "&emsp;".join(f"{name}: <b>{score:.2f}</b>" for name, score in self.scores.items())
-        figure = Figure(figsize=(8, 2.7), layout="constrained")
-        for ax, reading in zip(figure.subplots(1, 3), READINGS):
-            levels = modulate(at[None].expand(60, 60), at[:, None].expand(60, 60), self.eta.value, reading)
-            shown = ax.contourf(at.numpy(), at.numpy(), levels.numpy(), levels=[n / 10 for n in range(11)], cmap="magma")
-            ax.plot(*(value.item() for value in here), "c+", ms=12, mew=2)
-            ax.set(title=reading, xlabel="photo", ylabel="points", aspect="equal")
-        figure.colorbar(shown, ax=figure.axes, shrink=.8, label="score")
-        figure.savefig(file := io.BytesIO(), format="png", dpi=100)
-        self.picture.value = file.getvalue()
-        described(self.picture, "lines of equal score for each reading; here: " + ", ".join(f"{name} {score:.2f}" for name, score in self.scores.items()))
+# %% ../../nbs/prompts/04_multimodal.ipynb #b2239db8
+@patch
+def refresh(self: ModulationPanel, change=None):
+    "Compute and draw."
+    import io
+    from matplotlib.figure import Figure
+    here, at = (torch.tensor(self.photo.value), torch.tensor(self.points.value)), torch.linspace(0, 1, 60)
+    self.scores = {reading: modulate(*here, self.eta.value, reading).item() for reading in READINGS}
+    self.label.value = "&emsp;".join(f"{name}: <b>{score:.2f}</b>" for name, score in self.scores.items())
+    figure = Figure(figsize=(8, 2.7), layout="constrained")
+    for ax, reading in zip(figure.subplots(1, 3), READINGS):
+        levels = modulate(at[None].expand(60, 60), at[:, None].expand(60, 60), self.eta.value, reading)
+        shown = ax.contourf(at.numpy(), at.numpy(), levels.numpy(), levels=[n / 10 for n in range(11)], cmap="magma")
+        ax.plot(*(value.item() for value in here), "c+", ms=12, mew=2)
+        ax.set(title=reading, xlabel="photo", ylabel="points", aspect="equal")
+    figure.colorbar(shown, ax=figure.axes, shrink=.8, label="score")
+    figure.savefig(file := io.BytesIO(), format="png", dpi=100)
+    self.picture.value = file.getvalue()
+    described(self.picture, "lines of equal score for each reading; here: " + ", ".join(f"{name} {score:.2f}" for name, score in self.scores.items()))

@@ -14,6 +14,7 @@ from typing import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from ..core.runtime import (DataError, WeightsError, cache_dir, content_hash, pick_device, png_bytes, progress,
@@ -136,20 +137,10 @@ def find_marigold(
         'Offline alternative: create_estimator("tiny").')
 
 # %% ../../nbs/streams/01_estimator.ipynb #42da0e6a
-def write_tiny_marigold(
-    folder,          # new or empty
-    seed: int = 0,   # of the random weights
-) -> Path:           # the folder
-    "A pipeline of Marigold's kind and layout, small and random: to try everything but the quality, offline."
-    need_diffusion("transformers"), need_diffusion()
-    from diffusers import AutoencoderKL, DDIMScheduler, MarigoldNormalsPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-    folder, words = Path(folder), Path(folder) / "tokenizer"
-    words.mkdir(parents=True, exist_ok=True)
-    tokens = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
-    (words / "vocab.json").write_text(json.dumps(tokens))
-    (words / "merges.txt").write_text("#version: 0.2\n")
-    (words / "tokenizer_config.json").write_text('{"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}')
+def _tiny_networks(seed):
+    "U-Net, autoencoder and text encoder of Marigold's layout, small and random."
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -161,12 +152,49 @@ def write_tiny_marigold(
         text = CLIPTextModel(CLIPTextConfig(
             vocab_size=3, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=16,
             max_position_embeddings=77, bos_token_id=0, eos_token_id=1, pad_token_id=1))
+    return unet, vae, text
+
+# %% ../../nbs/streams/01_estimator.ipynb #23e02dc3
+def write_tiny_marigold(
+    folder,          # new or empty
+    seed: int = 0,   # of the random weights
+) -> Path:           # the folder
+    "A pipeline of Marigold's kind and layout, small and random: to try everything but the quality, offline."
+    need_diffusion("transformers"), need_diffusion()
+    from diffusers import DDIMScheduler, MarigoldNormalsPipeline
+    from transformers import CLIPTokenizer
+    folder, words = Path(folder), Path(folder) / "tokenizer"
+    words.mkdir(parents=True, exist_ok=True)
+    tokens = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
+    (words / "vocab.json").write_text(json.dumps(tokens))
+    (words / "merges.txt").write_text("#version: 0.2\n")
+    (words / "tokenizer_config.json").write_text('{"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}')
+    unet, vae, text = _tiny_networks(seed)
     scheduler = DDIMScheduler(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", clip_sample=False,
                               prediction_type="v_prediction", set_alpha_to_one=False, timestep_spacing="trailing")
     pipe = MarigoldNormalsPipeline(unet, vae, scheduler, text, CLIPTokenizer.from_pretrained(words), prediction_type="normals",
                                    default_denoising_steps=4, default_processing_resolution=64)
     pipe.save_pretrained(folder)
     return folder
+
+# %% ../../nbs/streams/01_estimator.ipynb #9d29a913
+def _check_options(steps, ensemble, seed, resolution):
+    "Refuse options that are no whole numbers."
+    for name, value, low in ("steps", steps, 1), ("ensemble", ensemble, 1), ("seed", seed, 0), ("resolution", resolution or 0, 0):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise DataError(name, repr(value), f"a whole number of at least {low}", "Published: steps=10, ensemble=10, seed=42.")
+
+
+def _runner(pipe, device, dtype, steps, ensemble, seed, resolution):
+    "A photo to normals in the sensor frame."
+    sign = torch.tensor(TO_SENSOR).view(3, 1, 1)
+
+    def network(photo):
+        "One photo; the generator begins anew."
+        out = pipe(photo.to(device, dtype), num_inference_steps=steps, ensemble_size=ensemble, processing_resolution=resolution,
+                   generator=torch.Generator(device).manual_seed(seed), output_type="pt")
+        return out.prediction.float().cpu() * sign
+    return network
 
 # %% ../../nbs/streams/01_estimator.ipynb #d1d6ab16
 def marigold_estimator(
@@ -179,9 +207,7 @@ def marigold_estimator(
     dtype: torch.dtype = torch.float32,  # of the arithmetic; torch.float16 halves memory on a GPU
 ) -> NormalEstimator:
     "Marigold normals v1-1 through diffusers, with the options of CMDS-AD's release."
-    for name, value, low in ("steps", steps, 1), ("ensemble", ensemble, 1), ("seed", seed, 0), ("resolution", resolution or 0, 0):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise DataError(name, repr(value), f"a whole number of at least {low}", "Published: steps=10, ensemble=10, seed=42.")
+    _check_options(steps, ensemble, seed, resolution)
     device = pick_device(device)
     if weights == "random":
         with tempfile.TemporaryDirectory() as folder: pipe = _pipeline_in(write_tiny_marigold(folder))
@@ -192,17 +218,9 @@ def marigold_estimator(
     pipe.to(device)
     if dtype != torch.float32: pipe.to(dtype)
     pipe.set_progress_bar_config(disable=True)
-    sign = torch.tensor(TO_SENSOR).view(3, 1, 1)
-
-    def network(photo):
-        "One photo; the generator begins anew."
-        out = pipe(photo.to(device, dtype), num_inference_steps=steps, ensemble_size=ensemble, processing_resolution=resolution,
-                   generator=torch.Generator(device).manual_seed(seed), output_type="pt")
-        return out.prediction.float().cpu() * sign
-
     parts = {name: part.state_dict() for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     mark = content_hash(parts, dict(pipe.scheduler.config), steps, ensemble, seed, resolution, str(dtype))
-    return NormalEstimator("marigold-normals-v1-1", network, mark, f"{origin}; {steps} steps, ensemble of {ensemble}")
+    return NormalEstimator("marigold-normals-v1-1", _runner(pipe, device, dtype, steps, ensemble, seed, resolution), mark, f"{origin}; {steps} steps, ensemble of {ensemble}")
 
 # %% ../../nbs/streams/01_estimator.ipynb #d2160fc5
 ESTIMATORS = {"tiny_normals": tiny_estimator, "marigold-normals-v1-1": marigold_estimator}
@@ -311,22 +329,26 @@ class BlurPanel:
                            titled(self.picture, "photo", "real normals", "blurred", "estimate")])
         self.load()
 
-    def load(self, change=None):
-        "Normals of another capture; only this asks the estimator."
-        self.sample = self.samples[self.capture.value]
-        self.valid = torch.from_numpy(self.sample.valid)
-        self.real = surface_normals(self.sample.xyz, self.sample.valid)
-        self.guess = self.estimator(torch.from_numpy(self.sample.rgb[None]))[0]
-        self.refresh()
+# %% ../../nbs/streams/01_estimator.ipynb #e98031fa
+@patch
+def load(self: BlurPanel, change=None):
+    "Normals of another capture; only this asks the estimator."
+    self.sample = self.samples[self.capture.value]
+    self.valid = torch.from_numpy(self.sample.valid)
+    self.real = surface_normals(self.sample.xyz, self.sample.valid)
+    self.guess = self.estimator(torch.from_numpy(self.sample.rgb[None]))[0]
+    self.refresh()
 
-    def refresh(self, change=None):
-        "Blur and show."
-        soft = blurred(self.real, self.valid, self.sigma.value)
-        self.apart = {name: degrees(turn_loss(self.guess[None], other[None])).mean().item()
-                      for name, other in (("real", self.real), ("blurred", soft))}
-        fields = [normal_colours(n, self.valid) for n in (self.real, soft, self.guess)]
-        row = torch.cat([torch.from_numpy(self.sample.rgb), *fields], 2)
-        self.picture.value = png_bytes((row * 255).round().byte().permute(1, 2, 0).numpy())
-        self.label.value = (f"from the estimate the real normals are {self.apart['real']:.1f} degrees "
-                            f"away, the blurred ones {self.apart['blurred']:.1f}")
-        described(self.picture, f"{self.sample.category}, {self.sample.defect}: photo, real normals, blurred by {self.sigma.value:g} pixels, estimate; {self.label.value}")
+
+@patch
+def refresh(self: BlurPanel, change=None):
+    "Blur and show."
+    soft = blurred(self.real, self.valid, self.sigma.value)
+    self.apart = {name: degrees(turn_loss(self.guess[None], other[None])).mean().item()
+                  for name, other in (("real", self.real), ("blurred", soft))}
+    fields = [normal_colours(n, self.valid) for n in (self.real, soft, self.guess)]
+    row = torch.cat([torch.from_numpy(self.sample.rgb), *fields], 2)
+    self.picture.value = png_bytes((row * 255).round().byte().permute(1, 2, 0).numpy())
+    self.label.value = (f"from the estimate the real normals are {self.apart['real']:.1f} degrees "
+                        f"away, the blurred ones {self.apart['blurred']:.1f}")
+    described(self.picture, f"{self.sample.category}, {self.sample.defect}: photo, real normals, blurred by {self.sigma.value:g} pixels, estimate; {self.label.value}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..core.runtime import DataError, png_bytes, unknown_name
@@ -20,7 +21,7 @@ from ..core.charts import color_bar, titled
 from ..features.text import ClipEncoder, ImageFeatures
 
 # %% auto #0
-__all__ = ['LowRank', 'DepthTower', 'two_way_attention', 'Refined', 'as_tokens', 'SRM', 'looks_at', 'consistency_loss',
+__all__ = ['LowRank', 'DepthTower', 'two_way_attention', 'Refined', 'as_tokens', 'SRM', 'looks_at', 'consistency_loss', 'framed',
            'AttentionPanel']
 
 # %% ../../nbs/streams/03_synergy.ipynb #8b83dfd4
@@ -74,11 +75,13 @@ class DepthTower(nn.Module):
                     setattr(block.mlp, name, change)
                     self.changes.append(change)
 
-    def forward(self,
-        depth: torch.Tensor,   # (B,3,size,size) depth maps in [0,1]
-    ) -> ImageFeatures:        # with gradient, unless it is switched off around the call
-        "What the tower says about depth maps."
-        return self.twin.encode_image(depth, grad=torch.is_grad_enabled())
+# %% ../../nbs/streams/03_synergy.ipynb #7230d40c
+@patch
+def forward(self: DepthTower,
+    depth: torch.Tensor,   # (B,3,size,size) depth maps in [0,1]
+) -> ImageFeatures:        # with gradient, unless it is switched off around the call
+    "What the tower says about depth maps."
+    return self.twin.encode_image(depth, grad=torch.is_grad_enabled())
 
 # %% ../../nbs/streams/03_synergy.ipynb #7a12475b
 def two_way_attention(
@@ -126,23 +129,25 @@ class SRM(nn.Module):
         with torch.no_grad():
             for last in (self.whole[2], self.patch[2]): last.bias.zero_()
 
-    def forward(self,
-        render: ImageFeatures,  # of B renders
-        depth: ImageFeatures,   # of the depth maps by the same cameras
-    ) -> Refined:
-        "G of every token."
-        f_r, f_d = as_tokens(render), as_tokens(depth)
-        if f_r.shape != f_d.shape or f_r.shape[-1] != self.f1.in_features:
-            raise DataError("SRM", f"tokens {tuple(f_r.shape)} of renders and {tuple(f_d.shape)} of depth maps",
-                            f"the same shape, {self.f1.in_features} entries", "Both come from the same views and one encoder.")
-        x, y = (f * f.shape[-1] ** .5 for f in (f_r, f_d))
-        given = self.f1(x), self.f2(y), self.value_r(x), self.value_d(y)
-        if self.alone: given = [one.flatten(0, 1)[:, None] for one in given]
-        o_r, o_d, scores = two_way_attention(*given)
-        both = torch.cat([o_r, o_d], -1).view(*f_r.shape[:2], -1)
-        change = torch.cat([self.whole(both[:, :1]), self.patch(both[:, 1:])], 1)
-        G = F.normalize(f_r + self.voice * change, dim=-1)
-        return Refined(G[:, 0], G[:, 1:].mT.unflatten(2, render.patches.shape[2:]), scores)
+# %% ../../nbs/streams/03_synergy.ipynb #e32039da
+@patch
+def forward(self: SRM,
+    render: ImageFeatures,  # of B renders
+    depth: ImageFeatures,   # of the depth maps by the same cameras
+) -> Refined:
+    "G of every token."
+    f_r, f_d = as_tokens(render), as_tokens(depth)
+    if f_r.shape != f_d.shape or f_r.shape[-1] != self.f1.in_features:
+        raise DataError("SRM", f"tokens {tuple(f_r.shape)} of renders and {tuple(f_d.shape)} of depth maps",
+                        f"the same shape, {self.f1.in_features} entries", "Both come from the same views and one encoder.")
+    x, y = (f * f.shape[-1] ** .5 for f in (f_r, f_d))
+    given = self.f1(x), self.f2(y), self.value_r(x), self.value_d(y)
+    if self.alone: given = [one.flatten(0, 1)[:, None] for one in given]
+    o_r, o_d, scores = two_way_attention(*given)
+    both = torch.cat([o_r, o_d], -1).view(*f_r.shape[:2], -1)
+    change = torch.cat([self.whole(both[:, :1]), self.patch(both[:, 1:])], 1)
+    G = F.normalize(f_r + self.voice * change, dim=-1)
+    return Refined(G[:, 0], G[:, 1:].mT.unflatten(2, render.patches.shape[2:]), scores)
 
 # %% ../../nbs/streams/03_synergy.ipynb #1642156d
 def looks_at(
@@ -168,6 +173,20 @@ def consistency_loss(
     mean = whole.mean(1, keepdim=True).expand_as(whole)
     return 1 - F.cosine_similarity(whole, mean, dim=-1 if axis == "features" else 1).mean()
 
+# %% ../../nbs/streams/03_synergy.ipynb #070f9373
+def framed(
+    picture: np.ndarray,  # (H,W,3) in [0,1]
+    row: int,             # of the upper left corner, pixels
+    column: int,
+    side: int,            # of the frame, pixels
+) -> np.ndarray:          # (H,W,3)
+    "The picture with an orange frame, two pixels thick."
+    found = picture.copy()
+    found[row:row + side, column:column + side] = 1, .45, 0
+    inner = np.s_[row + 2:row + side - 2, column + 2:column + side - 2]
+    found[inner] = picture[inner]
+    return found
+
 # %% ../../nbs/streams/03_synergy.ipynb #213bd479
 class AttentionPanel:
     "Choose a patch in one modality, see where it looks in the other."
@@ -188,29 +207,29 @@ class AttentionPanel:
                            W.HBox([titled(self.left, "the patch that looks, in orange"), titled(self.right, "where it looks", foot=self.scale)])])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Draw both pictures."
-        from matplotlib import colormaps
-        views, scores = self.cases[self.case.value]
-        v, row, column, side = self.view.value, self.row.value, self.column.value, self.row.max + 1
-        self.map = looks_at(scores[v], row, column, side, self.back.value)
-        pictures = [one[v].permute(1, 2, 0).cpu().numpy() for one in (views.shade, views.depth)]
-        left, right = pictures[::-1] if self.back.value else pictures
-        step, left = views.size // side, left.copy()
-        inside = left[row * step + 2:(row + 1) * step - 2, column * step + 2:(column + 1) * step - 2].copy()
-        left[row * step:(row + 1) * step, column * step:(column + 1) * step] = 1, .45, 0       # an orange frame around the patch
-        left[row * step + 2:(row + 1) * step - 2, column * step + 2:(column + 1) * step - 2] = inside
-        key = self.case.value, v, self.back.value
-        if key not in self.tops:                     # one scale for all patches of a picture: only one share in a thousand is larger
-            shares = (scores[v].mT if self.back.value else scores[v]).softmax(-1)[1:, 1:]
-            self.tops[key] = np.quantile(shares.cpu().numpy(), .999).item()
-        top, low, high = self.tops[key], self.map.min().item(), self.map.max().item()
-        strength = np.kron((self.map / top).clamp(max=1).cpu().numpy(), np.ones((step, step)))
-        right = .35 * right[:len(strength), :len(strength)] + .65 * colormaps["magma"](strength)[..., :3]
-        for image, picture in ((self.left, left), (self.right, right)): image.value = png_bytes((picture * 255).astype(np.uint8))
-        to = divmod(int(self.map.argmax()), side)
-        self.label.value = (f"looks most at row {to[0]}, column {to[1]}: <b>{self.map.max():.1%}</b>; "
-                            f"all patches together {self.map.sum():.1%}, the rest at the whole picture")
-        self.scale.value = color_bar(0, 100 * top, "share, %", width=280, values=(100 * low, 100 * high))
-        described(self.left, f"{'depth' if self.back.value else 'render'} of {self.case.value}: patch at row {row}, column {column} framed")
-        described(self.right, f"where the patch looks: most at row {to[0]}, column {to[1]}, {high:.1%}")
+# %% ../../nbs/streams/03_synergy.ipynb #2d8a8ea9
+@patch
+def refresh(self: AttentionPanel, change=None):
+    "Draw both pictures."
+    from matplotlib import colormaps
+    views, scores = self.cases[self.case.value]
+    v, row, column, side = self.view.value, self.row.value, self.column.value, self.row.max + 1
+    self.map = looks_at(scores[v], row, column, side, self.back.value)
+    pictures = [one[v].permute(1, 2, 0).cpu().numpy() for one in (views.shade, views.depth)]
+    left, right = pictures[::-1] if self.back.value else pictures
+    step = views.size // side
+    left = framed(left, row * step, column * step, step)
+    key = self.case.value, v, self.back.value
+    if key not in self.tops:                     # one scale for all patches of a picture: only one share in a thousand is larger
+        shares = (scores[v].mT if self.back.value else scores[v]).softmax(-1)[1:, 1:]
+        self.tops[key] = np.quantile(shares.cpu().numpy(), .999).item()
+    top, low, high = self.tops[key], self.map.min().item(), self.map.max().item()
+    strength = np.kron((self.map / top).clamp(max=1).cpu().numpy(), np.ones((step, step)))
+    right = .35 * right[:len(strength), :len(strength)] + .65 * colormaps["magma"](strength)[..., :3]
+    for image, picture in ((self.left, left), (self.right, right)): image.value = png_bytes((picture * 255).astype(np.uint8))
+    to = divmod(int(self.map.argmax()), side)
+    self.label.value = (f"looks most at row {to[0]}, column {to[1]}: <b>{self.map.max():.1%}</b>; "
+                        f"all patches together {self.map.sum():.1%}, the rest at the whole picture")
+    self.scale.value = color_bar(0, 100 * top, "share, %", width=280, values=(100 * low, 100 * high))
+    described(self.left, f"{'depth' if self.back.value else 'render'} of {self.case.value}: patch at row {row}, column {column} framed")
+    described(self.right, f"where the patch looks: most at row {to[0]}, column {to[1]}, {high:.1%}")
