@@ -431,13 +431,19 @@ class Newest:
 
         self.future = self.pool.submit(run)
 
-    def stop(self):
-        "Give up what is under way."
-        self.asked += 1
 
-    def wait(self):
-        "Return when everything is done."
-        if self.future: self.future.result()
+# %% ../../nbs/lab/05_ablation.ipynb #a794614a
+@patch
+def stop(self: Newest):
+    "Give up what is under way."
+    self.asked += 1
+
+
+@patch
+def wait(self: Newest):
+    "Return when everything is done."
+    if self.future: self.future.result()
+
 
 # %% ../../nbs/lab/05_ablation.ipynb #6554d0c6
 def asked_by_page() -> bool:

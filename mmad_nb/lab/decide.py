@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..core import DataError, png_bytes
 from ..core.charts import LINES, TEXT, Chart, Frame, dot_svg, line_svg
@@ -108,49 +109,63 @@ class SampleMenu:
                "by category": lambda i: self.samples[i].category, "by kind of defect": lambda i: self.samples[i].defect}.get(self.order.value)
         return sorted(filter(passes, numbers), key=key) or [self.sample.value]
 
-    def show(self,
-        scores: np.ndarray,  # (N,) image scores
-        wrong: np.ndarray,   # (N,) bool: judged wrongly at the present line
-    ):
-        "What order and filter depend on."
-        self.scores, self.wrong = scores, wrong
-        if "score" in self.order.value or self.only.value == WRONG: self._changed()
 
-    def _changed(self, change=None):
-        "Order or filter: the same sample stays chosen, unless it is filtered out."
-        options, now = [(self.names[i], i) for i in self.wanted()], self.sample.value
-        if tuple(options) == tuple(self.sample.options): return
-        if change is None: options += [(self.names[now], now)] * (now not in dict(options).values())     # a new score does not take away what one looks at
-        self._held = True                           # new options put the menu on its first entry, which nobody chose
-        try:
-            self.sample.options = options
-            if now in dict(options).values(): self.sample.value = now
-        finally: self._held = False
-        self._chosen()
+# %% ../../nbs/lab/04_decide.ipynb #caec59d6
+@patch
+def show(self: SampleMenu,
+    scores: np.ndarray,  # (N,) image scores
+    wrong: np.ndarray,   # (N,) bool: judged wrongly at the present line
+):
+    "What order and filter depend on."
+    self.scores, self.wrong = scores, wrong
+    if "score" in self.order.value or self.only.value == WRONG: self._changed()
 
-    def _chosen(self, change=None):
-        "The menu stands at a sample."
-        if self._held or self.sample.value == self.number: return
-        self.number = self.sample.value
-        self.choose(self.number)
 
-    def _pressed(self, button):
-        "One of the two buttons."
-        self.step(1 if button is self.after else -1)
+@patch
+def _changed(self: SampleMenu, change=None):
+    "Order or filter: the same sample stays chosen, unless it is filtered out."
+    options, now = [(self.names[i], i) for i in self.wanted()], self.sample.value
+    if tuple(options) == tuple(self.sample.options): return
+    if change is None: options += [(self.names[now], now)] * (now not in dict(options).values())     # a new score does not take away what one looks at
+    self._held = True                           # new options put the menu on its first entry, which nobody chose
+    try:
+        self.sample.options = options
+        if now in dict(options).values(): self.sample.value = now
+    finally: self._held = False
+    self._chosen()
 
-    def go(self,
-        i: int,  # number of a sample, listed at present or not
-    ):
-        "Choose a sample."
-        if i not in dict(self.sample.options).values(): self.only.value = "all"
-        self.sample.value = i
 
-    def step(self,
-        by: int,  # places in the menu; after the last comes the first
-    ):
-        "The next sample, or the one before."
-        numbers = [i for _, i in self.sample.options]
-        self.sample.value = numbers[(numbers.index(self.sample.value) + by) % len(numbers)]
+@patch
+def _chosen(self: SampleMenu, change=None):
+    "The menu stands at a sample."
+    if self._held or self.sample.value == self.number: return
+    self.number = self.sample.value
+    self.choose(self.number)
+
+
+@patch
+def _pressed(self: SampleMenu, button):
+    "One of the two buttons."
+    self.step(1 if button is self.after else -1)
+
+
+@patch
+def go(self: SampleMenu,
+    i: int,  # number of a sample, listed at present or not
+):
+    "Choose a sample."
+    if i not in dict(self.sample.options).values(): self.only.value = "all"
+    self.sample.value = i
+
+
+@patch
+def step(self: SampleMenu,
+    by: int,  # places in the menu; after the last comes the first
+):
+    "The next sample, or the one before."
+    numbers = [i for _, i in self.sample.options]
+    self.sample.value = numbers[(numbers.index(self.sample.value) + by) % len(numbers)]
+
 
 # %% ../../nbs/lab/04_decide.ipynb #dec00108
 def thinned_curve(
@@ -222,15 +237,19 @@ class CurveView:
         self.curves = curves
         self.draw()
 
-    def draw(self, change=None):
-        "The chosen kind of curve, up to the chosen place."
-        what, kind = VIEWS[self.kind.value]
-        known = {name: curves[what][kind] for name, curves in self.curves.items() if kind in curves[what]}
-        words = ", ".join(self.curves)
-        self.chart.alt = f"{self.kind.value} curves of {words}, up to {self.upto.value:.0%}"
-        curve_plot(known, kind, upto=self.upto.value if kind != "pr" else 1, chart=self.chart)
-        self.message.value = ("" if known else "undefined: good and defective samples are needed") + (
-            "<small>precision and recall are shown whole</small>" if kind == "pr" and self.upto.value < 1 else "")
+
+# %% ../../nbs/lab/04_decide.ipynb #a45debfc
+@patch
+def draw(self: CurveView, change=None):
+    "The chosen kind of curve, up to the chosen place."
+    what, kind = VIEWS[self.kind.value]
+    known = {name: curves[what][kind] for name, curves in self.curves.items() if kind in curves[what]}
+    words = ", ".join(self.curves)
+    self.chart.alt = f"{self.kind.value} curves of {words}, up to {self.upto.value:.0%}"
+    curve_plot(known, kind, upto=self.upto.value if kind != "pr" else 1, chart=self.chart)
+    self.message.value = ("" if known else "undefined: good and defective samples are needed") + (
+        "<small>precision and recall are shown whole</small>" if kind == "pr" and self.upto.value < 1 else "")
+
 
 # %% ../../nbs/lab/04_decide.ipynb #dec00201
 FLAGGED = {"found": LINES[2], "missed": LINES[1], "false alarm": LINES[4]}   # the colours of flagged and of missed pixels
@@ -336,30 +355,41 @@ class Decision:
         "Defective samples that pass, good ones that are flagged."
         return (self.scores > self.threshold) != self.labels
 
-    def show(self,
-        scores: np.ndarray,  # (N,) of the samples
-        chosen: int,         # the dot to mark
-        others=None,         # scores of the other samples
-    ):
-        "Draw everything for these scores."
-        self.scores, self.chosen, self.others = np.asarray(scores, float), chosen, self.others if others is None else np.asarray(others, float)
-        self.draw()
 
-    def draw(self):
-        "Dots, line and counts."
-        self.strip.show(self.scores, self.chosen, self.threshold)
-        rows = {"these samples": confusion(self.scores, self.labels, self.threshold)}
-        if self.others is not None: rows["report"] = confusion(self.others, self.other_labels, self.threshold)
-        self.table.value = confusion_html(rows)
+# %% ../../nbs/lab/04_decide.ipynb #37e97a51
+@patch
+def show(self: Decision,
+    scores: np.ndarray,  # (N,) of the samples
+    chosen: int,         # the dot to mark
+    others=None,         # scores of the other samples
+):
+    "Draw everything for these scores."
+    self.scores, self.chosen, self.others = np.asarray(scores, float), chosen, self.others if others is None else np.asarray(others, float)
+    self.draw()
 
-    def _moved(self, change):
-        self.draw()
-        self.changed()
 
-    def go_to_best(self, button=None):
-        "The line with the highest F1 on these samples; of several the one that flags fewest."
-        f1 = [confusion(self.scores, self.labels, line_for(self.scores, count)).f1 for count in range(len(self.scores) + 1)]
-        self.count.value = int(np.argmax(np.nan_to_num(f1)))
+@patch
+def draw(self: Decision):
+    "Dots, line and counts."
+    self.strip.show(self.scores, self.chosen, self.threshold)
+    rows = {"these samples": confusion(self.scores, self.labels, self.threshold)}
+    if self.others is not None: rows["report"] = confusion(self.others, self.other_labels, self.threshold)
+    self.table.value = confusion_html(rows)
+
+
+@patch
+def _moved(self: Decision, change):
+    "The slider moved."
+    self.draw()
+    self.changed()
+
+
+@patch
+def go_to_best(self: Decision, button=None):
+    "The line with the highest F1 on these samples; of several the one that flags fewest."
+    f1 = [confusion(self.scores, self.labels, line_for(self.scores, count)).f1 for count in range(len(self.scores) + 1)]
+    self.count.value = int(np.argmax(np.nan_to_num(f1)))
+
 
 # %% ../../nbs/lab/04_decide.ipynb #dec00209
 class DecidePanel:
@@ -390,6 +420,10 @@ class DecidePanel:
         described(self.image, f"what is found, missed and flagged in vain on sample {self.menu.names[i]}")
         self.decision.show(self.scores, i)
 
-    def judge(self):
-        "The menu may list what is judged wrongly."
-        self.menu.show(self.scores, self.decision.wrong)
+
+# %% ../../nbs/lab/04_decide.ipynb #a09db7e6
+@patch
+def judge(self: DecidePanel):
+    "The menu may list what is judged wrongly."
+    self.menu.show(self.scores, self.decision.wrong)
+

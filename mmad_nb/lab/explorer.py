@@ -134,6 +134,7 @@ class Truth:
         self._choose_few()
 
 
+# %% ../../nbs/lab/07_explorer.ipynb #c7fd14ae
 @patch
 def _choose_few(self: Truth,
     count: int = 8,   # at most so many
@@ -158,6 +159,7 @@ def gently(self: Truth,
     "The same for work in the background."
     parts = {name: part and gently(part, pause) for name, part in vars(self).items() if name in ("evaluator", "within")}
     return with_known(self, **parts)
+
 
 # %% ../../nbs/lab/07_explorer.ipynb #04270d92
 @dataclass(frozen=True, eq=False)
@@ -293,7 +295,10 @@ class Side:
         "Whether the controls have left the weights that were fused last."
         return self.now is None or self.now.weights != self.weights
 
-    def __str__(self): return f"{self.name}, {self.setting}"
+
+# %% ../../nbs/lab/07_explorer.ipynb #5e91e4c1
+@patch
+def __str__(self: Side): return f"{self.name}, {self.setting}"
 
 
 # %% ../../nbs/lab/07_explorer.ipynb #a36a9455
@@ -595,6 +600,7 @@ def refresh(self: Explorer,
         if tables or show != self._show_tables: show()
 
 
+# %% ../../nbs/lab/07_explorer.ipynb #a471e7c8
 @patch
 def _show_titles(self: Explorer):
     "Headings, bars, and the sliders of those who stand on the sides."
@@ -612,6 +618,7 @@ def _show_titles(self: Explorer):
     plain = {"difference": "left − right", "photo": f"photo: {self.samples[i].category}, {self.samples[i].defect}"}
     for part in plain.keys() & self.titles.keys():
         self._once(f"title {part}", plain[part], lambda: setattr(self.titles[part], "value", f"<b>{escape(plain[part])}</b>"))
+
 
 # %% ../../nbs/lab/07_explorer.ipynb #ad3ef115
 @patch

@@ -13,6 +13,7 @@ from html import escape
 from itertools import cycle
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import DataError, described, png_bytes, unknown_name
 from ..core.charts import DEFECT, LINES, TEXT, Chart, Frame, band_svg, color_bar, line_svg, marked, outline, titled
@@ -493,13 +494,17 @@ class LimitPanel:
         self.box = W.VBox([self.high, self.opacity, titled(self.image, *heads, foot=self.scale), self.label])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Repaint all pictures."
-        limits = self.low, self.high.value
-        self.pictures = [overlay(s.rgb, m, limits, self.opacity.value, s.mask) for s, m in zip(self.samples, self.maps)]
-        self.share = [float((m > self.high.value).mean()) for m in self.maps]
-        self.image.value = png_bytes(np.concatenate(self.pictures, axis=1))
-        self.scale.value = color_bar(self.low, max(self.high.value, self.low + 1e-9), "score")
-        shares = (f"{s.defect} {share:.2%}" for s, share in zip(self.samples, self.share))
-        self.label.value = "above the upper limit: " + ",  ".join(shares)
-        described(self.image, f"maps over photos; {self.label.value}")
+
+# %% ../../nbs/lab/01_figures.ipynb #fb54c976
+@patch
+def refresh(self: LimitPanel, change=None):
+    "Repaint all pictures."
+    limits = self.low, self.high.value
+    self.pictures = [overlay(s.rgb, m, limits, self.opacity.value, s.mask) for s, m in zip(self.samples, self.maps)]
+    self.share = [float((m > self.high.value).mean()) for m in self.maps]
+    self.image.value = png_bytes(np.concatenate(self.pictures, axis=1))
+    self.scale.value = color_bar(self.low, max(self.high.value, self.low + 1e-9), "score")
+    shares = (f"{s.defect} {share:.2%}" for s, share in zip(self.samples, self.share))
+    self.label.value = "above the upper limit: " + ",  ".join(shares)
+    described(self.image, f"maps over photos; {self.label.value}")
+

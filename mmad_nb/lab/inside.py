@@ -163,12 +163,16 @@ class InsidePanel:
                            W.HTML(f"<div style='display:flex;width:840px'><div style='flex:0 0 280px'></div>{bars}</div>"), self.label])
         self.refresh()
 
-    def look(self, block):
-        "Attention (heads,T,T) and features (C,h,w) of a block; computed when first asked for."
-        if block not in self.known:
-            features, = self.encoder.encode(self.rgb[None], (block,))
-            self.known[block] = attention(self.encoder, self.rgb, block), features[0]
-        return self.known[block]
+
+# %% ../../nbs/lab/06_inside.ipynb #60d659e3
+@patch
+def look(self: InsidePanel, block):
+    "Attention (heads,T,T) and features (C,h,w) of a block; computed when first asked for."
+    if block not in self.known:
+        features, = self.encoder.encode(self.rgb[None], (block,))
+        self.known[block] = attention(self.encoder, self.rgb, block), features[0]
+    return self.known[block]
+
 
 # %% ../../nbs/lab/06_inside.ipynb #0ecabcdd
 @patch

@@ -61,7 +61,8 @@ class KeptRow:
     groups: dict = field(default_factory=dict)      # category, or kind of defect -> {metric -> number}; empty: not known
 
     @property
-    def key(self):  # what makes two rows equal
+    def key(self):
+        "What makes two rows equal."
         return (self.name, self.weights, without_nan(self.metrics), without_nan(self.report),
                 {name: list(pair) for name, pair in self.intervals.items()}, self.note, self.versions, self.origin,
                 {name: without_nan(numbers) for name, numbers in self.groups.items()})
@@ -212,15 +213,21 @@ class KeptSettings:
     def __len__(self): return len(self.rows)
     def __iter__(self): return iter(self.rows)
 
-    def __getitem__(self, name: str) -> KeptRow:
-        "The row of this name."
-        if name not in (names := [row.name for row in self.rows]): raise unknown_name("row", name, names)
-        return self.rows[names.index(name)]
 
-    def to(self, rows, done: str):
-        "The next state; `done` says what was done, for undo."
-        self.past.append((done, self.rows))
-        self.rows = tuple(rows)
+# %% ../../nbs/lab/02_kept.ipynb #7a6fc4c3
+@patch
+def __getitem__(self: KeptSettings, name: str) -> KeptRow:
+    "The row of this name."
+    if name not in (names := [row.name for row in self.rows]): raise unknown_name("row", name, names)
+    return self.rows[names.index(name)]
+
+
+@patch
+def to(self: KeptSettings, rows, done: str):
+    "The next state; `done` says what was done, for undo."
+    self.past.append((done, self.rows))
+    self.rows = tuple(rows)
+
 
 # %% ../../nbs/lab/02_kept.ipynb #ee2ad693
 @patch
@@ -278,6 +285,7 @@ def check_intervals(
             and isfinite(high)}
 
 
+# %% ../../nbs/lab/02_kept.ipynb #521c90e4
 def check_groups(
     groups,   # name -> {metric -> number}, or None
 ) -> dict:
@@ -377,31 +385,37 @@ class Table:
                                      (text, w) in enumerate(zip(row, wide))).rstrip()
         return "\n".join([*self.caption.splitlines(), *map(line, (self.head, *self.rows))])
 
-    def html(self,
-        chosen: str | None = None,   # first cell of the row that is marked
-    ) -> str:
-        "For a page; headings are marked as such, so that a screen reader says them with each number."
-        line = "padding:2px 8px;text-align:right;line-height:1.4;font-variant-numeric:tabular-nums"
-        style, whole = line + ";white-space:nowrap", lambda text: escape(text).replace(" %", "&nbsp;%")
-        head = "".join(f"<th scope='col' style='{line};vertical-align:bottom'>{whole(text)}</th>" for text in self.head)
-        body = ""
-        for row in self.rows:
-            here, cells = row[0] == chosen, "".join(f"<td style='{style}'>{escape(text)}</td>" for text in row[1:])
-            weight, sign = ("bold", "▶ ") if here else ("normal", "")
-            first = f"<th scope='row' style='{style};text-align:left;font-weight:{weight}'>{sign}{escape(row[0])}</th>"
-            body += f"<tr{' aria-current=true' * here}>{first}{cells}</tr>"
-        lines = "<br>".join(map(escape, self.caption.splitlines()))
-        told = f"<caption style='text-align:left;caption-side:top;line-height:1.4'>{lines}</caption>"
-        return f"<table>{told * bool(self.caption)}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
     def _repr_html_(self): return self.html()
 
-    def markdown(self) -> str:
-        "For a report; a bar in a name does not end its cell."
-        line = lambda row: "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
-        rule = "|---|" + "---:|" * (len(self.head) - 1)
-        return "\n".join([*([self.caption.replace("\n", "  \n"), ""] if self.caption else []), line(self.head), rule,
-                          *map(line, self.rows)]) + "\n"
+
+# %% ../../nbs/lab/02_kept.ipynb #c6f2ea7e
+@patch
+def html(self: Table,
+    chosen: str | None = None,   # first cell of the row that is marked
+) -> str:
+    "For a page; headings are marked as such, so that a screen reader says them with each number."
+    line = "padding:2px 8px;text-align:right;line-height:1.4;font-variant-numeric:tabular-nums"
+    style, whole = line + ";white-space:nowrap", lambda text: escape(text).replace(" %", "&nbsp;%")
+    head = "".join(f"<th scope='col' style='{line};vertical-align:bottom'>{whole(text)}</th>" for text in self.head)
+    body = ""
+    for row in self.rows:
+        here, cells = row[0] == chosen, "".join(f"<td style='{style}'>{escape(text)}</td>" for text in row[1:])
+        weight, sign = ("bold", "▶ ") if here else ("normal", "")
+        first = f"<th scope='row' style='{style};text-align:left;font-weight:{weight}'>{sign}{escape(row[0])}</th>"
+        body += f"<tr{' aria-current=true' * here}>{first}{cells}</tr>"
+    lines = "<br>".join(map(escape, self.caption.splitlines()))
+    told = f"<caption style='text-align:left;caption-side:top;line-height:1.4'>{lines}</caption>"
+    return f"<table>{told * bool(self.caption)}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+@patch
+def markdown(self: Table) -> str:
+    "For a report; a bar in a name does not end its cell."
+    line = lambda row: "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
+    rule = "|---|" + "---:|" * (len(self.head) - 1)
+    return "\n".join([*([self.caption.replace("\n", "  \n"), ""] if self.caption else []), line(self.head), rule,
+                      *map(line, self.rows)]) + "\n"
+
 
 # %% ../../nbs/lab/02_kept.ipynb #19f1e822
 def number_text(
@@ -696,6 +710,7 @@ def name_of(
 ) -> str | None:
     "The name under which the notebook knows this very object, or a list of these very captures."
     def fits(value):
+        "Whether it is the thing, or a list of the same captures."
         if not isinstance(value, (list, tuple)): return value is thing
         return parts is not None and len(value) == len(parts) and all(a is b for a, b in zip(value, parts))
     for name in sorted(list(names), key=lambda one: one != wanted):              # a stable order: the wanted one first
@@ -890,6 +905,7 @@ def _named(self: KeptTable, change):
     if not self._held and change["new"]: self.file.value = change["new"]
 
 
+# %% ../../nbs/lab/02_kept.ipynb #42c5322b
 @patch
 def show(self: KeptTable,
     chosen: str | None = None,   # the row to mark; None: the one that is marked, or none
@@ -911,6 +927,7 @@ def show(self: KeptTable,
         self.files.value = self.file.value if self.file.value in [name for _, name in self.files.options] else ""
     finally: self._held = False
     self.mark()
+
 
 # %% ../../nbs/lab/02_kept.ipynb #2561b46f
 @patch
