@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 from scipy.ndimage import gaussian_filter
 
 from ..core.runtime import png_bytes
@@ -206,10 +207,12 @@ class LampPanel:
         self.box = W.HBox([W.VBox([self.azimuth, self.elevation]), titled(self.photo, "photo")])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Photograph the object under the chosen light."
-        a, e = math.radians(self.azimuth.value), math.radians(self.elevation.value)
-        self.light = unit([math.cos(a) * math.cos(e), math.sin(a) * math.cos(e), -math.sin(e)])
-        self.image = photograph(self.surface, self.xyz, self.light)
-        self.photo.value = png_bytes((self.image * 255).astype(np.uint8).transpose(1, 2, 0))
-        described(self.photo, f"{self.category}, lamp at azimuth {self.azimuth.value:.0f}, elevation {self.elevation.value:.0f} degrees")
+# %% ../../nbs/forge/03_camera.ipynb #8b8d8541
+@patch
+def refresh(self: LampPanel, change=None):
+    "Photograph the object under the chosen light."
+    a, e = math.radians(self.azimuth.value), math.radians(self.elevation.value)
+    self.light = unit([math.cos(a) * math.cos(e), math.sin(a) * math.cos(e), -math.sin(e)])
+    self.image = photograph(self.surface, self.xyz, self.light)
+    self.photo.value = png_bytes((self.image * 255).astype(np.uint8).transpose(1, 2, 0))
+    described(self.photo, f"{self.category}, lamp at azimuth {self.azimuth.value:.0f}, elevation {self.elevation.value:.0f} degrees")

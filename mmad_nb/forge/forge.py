@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Callable
 
 import numpy as np
+from fastcore.basics import patch
 from scipy.ndimage import binary_dilation, gaussian_filter
 
 from .. import __version__
@@ -286,6 +287,23 @@ def claim(
         path.write_text(json.dumps(manifest, indent=1))
 
 # %% ../../nbs/forge/04_forge.ipynb #30df033d
+def _counted(categories, train, validation, test):
+    "The categories, and how many captures of each kind each split gets; a DataError for what cannot be forged."
+    if isinstance(categories, str): raise DataError("categories", repr(categories), "a list of names", "Write [name].")
+    categories = list_categories("sample") if categories is None else list(categories)
+    one_of_each = dict.fromkeys(list_defects(), 1)
+    if isinstance(validation, int): validation = {"good": validation}
+    validation = {"good": 2} | one_of_each if validation is None else dict(validation)
+    test = {"good": 4} | one_of_each if test is None else dict(test)
+    defects = "defect", {**validation, **test}, ["good", *list_defects()]
+    for kind, names, known in (("category", categories, list_categories()), defects):
+        for name in set(names) - set(known): raise unknown_name(kind, name, known)
+    for name, count in {"train": train, **validation, **test}.items():
+        if not isinstance(count, Integral) or count < 0:
+            raise DataError(f"captures of {name!r}", repr(count), "a whole number, 0 and more", "Correct it.")
+    return categories, validation, test
+
+# %% ../../nbs/forge/04_forge.ipynb #369cc00f
 def forge(
     root: str | Path,                     # folder to write into: empty, new, or an earlier forge's own
     categories: list[str] | None = None,  # None for the whole "sample" family
@@ -299,25 +317,13 @@ def forge(
 ) -> Path:
     "Write a small data set in MVTec 3D-AD's layout, and a manifest that says how it was made."
     check_forging(1, 1, seed, size)
-    if isinstance(categories, str): raise DataError("categories", repr(categories), "a list of names", "Write [name].")
-    categories = list_categories("sample") if categories is None else list(categories)
-    one_of_each = dict.fromkeys(list_defects(), 1)
-    if isinstance(validation, int): validation = {"good": validation}
-    validation = {"good": 2} | one_of_each if validation is None else dict(validation)
-    test = {"good": 4} | one_of_each if test is None else dict(test)
-    known_defects, found = ["good", *list_defects()], find_level(level)
-    for kind, names, known in (("category", categories, list_categories()), ("defect", {**validation, **test}, known_defects)):
-        for name in set(names) - set(known):
-            raise unknown_name(kind, name, known)
-    for name, count in {"train": train, **validation, **test}.items():
-        if not isinstance(count, Integral) or count < 0:
-            raise DataError(f"captures of {name!r}", repr(count), "a whole number, 0 and more", "Correct it.")
+    categories, validation, test = _counted(categories, train, validation, test)
+    found = find_level(level)
     entries = plan(categories, {"train": {"good": train}, "validation": validation, "test": test}, seed)
     arguments = dict(categories=categories, train=train, validation=validation, test=test, seed=seed, size=size,
                      level=asdict(level) if isinstance(level, Level) else level)
     names = [path.as_posix() for entry in entries for path in files_of(Path(), entry).values()]
-    made = dict(made_by="mmad_nb.forge.forge", version=__version__)
-    claim(root, made | dict(arguments=arguments, captures=entries, files=names))
+    claim(root, dict(made_by="mmad_nb.forge.forge", version=__version__, arguments=arguments, captures=entries, files=names))
     for entry in progress(entries, "forging"):
         settings = {k: entry[k] for k in ("category", "defect", "strength", "extent", "seed")}
         write_capture(forge_sample(**settings, size=size, level=found), files_of(root, entry))
@@ -396,16 +402,18 @@ class ForgePanel:
         self.box = W.VBox([W.HBox([left, titled(self.photo, "photo, defect outlined"), titled(self.depth, "depth: near is bright")]), self.view.plot])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Forge anew and show it; the widgets stay, only their contents change."
-        self.sample = forge_sample(size=self.size, **{name: control.value for name, control in self.controls.items()})
-        cloud = self.sample.cloud()
-        self.view.show(cloud.points, cloud.colors)
-        photo = (self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8)
-        photo[binary_dilation(self.sample.mask, iterations=2) & ~binary_dilation(self.sample.mask)] = (0, 255, 255)
-        self.photo.value = png_bytes(photo)
-        self.depth.value = png_bytes(depth_image(self.sample))
-        z = 1000 * self.sample.xyz[2][self.sample.valid]
-        self.label.value = f"{int(self.sample.mask.sum())} defective pixels; depth {z.min():.1f} to {z.max():.1f} mm"
-        what = f"{self.sample.category}, {self.sample.defect}"
-        for picture, kind in ((self.photo, "photo"), (self.depth, "depth"), (self.view.plot, "cloud")): described(picture, f"{kind} of {what}: {self.label.value}")
+# %% ../../nbs/forge/04_forge.ipynb #08f72da3
+@patch
+def refresh(self: ForgePanel, change=None):
+    "Forge anew and show it; the widgets stay, only their contents change."
+    self.sample = forge_sample(size=self.size, **{name: control.value for name, control in self.controls.items()})
+    cloud = self.sample.cloud()
+    self.view.show(cloud.points, cloud.colors)
+    photo = (self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8)
+    photo[binary_dilation(self.sample.mask, iterations=2) & ~binary_dilation(self.sample.mask)] = (0, 255, 255)
+    self.photo.value = png_bytes(photo)
+    self.depth.value = png_bytes(depth_image(self.sample))
+    z = 1000 * self.sample.xyz[2][self.sample.valid]
+    self.label.value = f"{int(self.sample.mask.sum())} defective pixels; depth {z.min():.1f} to {z.max():.1f} mm"
+    what = f"{self.sample.category}, {self.sample.defect}"
+    for picture, kind in ((self.photo, "photo"), (self.depth, "depth"), (self.view.plot, "cloud")): described(picture, f"{kind} of {what}: {self.label.value}")

@@ -203,8 +203,7 @@ def forge_cloud(
     "Forge one closed cloud with normals and labels."
     if category not in _shapes: raise unknown_name("category", category, _shapes)
     if defect not in ("good", *CLOUD_DEFECTS): raise unknown_name("defect", defect, ["good", *CLOUD_DEFECTS])
-    flawless = lambda u, v: _shapes[category](u, v, np.random.default_rng([seed, 1]))
-    rng = np.random.default_rng([seed, 2])
+    flawless, rng = lambda u, v: _shapes[category](u, v, np.random.default_rng([seed, 1])), np.random.default_rng([seed, 2])
     u, v, middle, _ = draw_evenly(flawless, 1, rng)
     many = np.random.default_rng(0).random((2, 2000))  # `frame` needs many points to know which way is outward
     facing = frame(flawless, np.append(u, many[0]), np.append(v, many[1]))[1]
@@ -231,6 +230,19 @@ def write_pcd(
         beside.write_bytes(header.encode() + np.asarray(points, "<f4").tobytes())
 
 # %% ../../nbs/forge/05_forge_clouds.ipynb #d9b3a648
+def _write_cloud(
+    folder: Path,   # of a category
+    part: str,      # "train" or "test"
+    name: str,      # such as ring0_bulge0
+    cloud: Cloud,   # with labels
+):
+    "Write a cloud, and its labels where it is defective, in the files of Anomaly-ShapeNet."
+    write_pcd(folder / part / f"{name}.pcd", cloud.points)
+    if not cloud.anomalous: return
+    with written_beside(folder / "GT" / f"{name}.txt") as path:
+        np.savetxt(path, np.column_stack([cloud.points, cloud.labels]), fmt=["%.6f"] * 3 + ["%d"], delimiter=",")
+
+# %% ../../nbs/forge/05_forge_clouds.ipynb #dac6261a
 def forge_clouds(
     root: str | Path,                     # folder to write into: empty, new, or an earlier forge's own
     categories: list[str] | None = None,  # None for all
@@ -254,11 +266,7 @@ def forge_clouds(
     for c, folder, kind, k in progress(entries, "forging"):
         own = np.random.SeedSequence([seed, k, *f"{c}/{kind}".encode()]).generate_state(1)[0]
         cloud = forge_cloud(c, kind if kind in CLOUD_DEFECTS else "good", seed=int(own), points=points)
-        write_pcd(Path(root) / c / folder / f"{c}_{kind}{k}.pcd", cloud.points)
-        if kind in CLOUD_DEFECTS:
-            with written_beside(Path(root) / c / "GT" / f"{c}_{kind}{k}.txt") as path:
-                table = np.column_stack([cloud.points, cloud.labels])
-                np.savetxt(path, table, fmt=["%.6f"] * 3 + ["%d"], delimiter=",")
+        _write_cloud(Path(root) / c, folder, f"{c}_{kind}{k}", cloud)
     return Path(root)
 
 # %% ../../nbs/forge/05_forge_clouds.ipynb #d31e0747
