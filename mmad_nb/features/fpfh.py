@@ -166,6 +166,7 @@ def bar_picture(
     figure = Figure(figsize=(5.6, 1.7), layout="constrained")  # outside of pyplot: nothing is shown twice
     for ax, part, name in zip(figure.subplots(1, 3, sharey=True), histogram.reshape(3, BINS).cpu() / 2, "αφθ"):
         ax.bar(range(BINS), part); ax.set(title=name, ylim=(0, 1), xticks=[BINS // 2], xticklabels=["0"])
+    figure.axes[0].set_ylabel("share")
     figure.savefig(file := io.BytesIO(), format="png", dpi=110)
     return file.getvalue()
 
