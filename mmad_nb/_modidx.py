@@ -1892,6 +1892,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mmad_nb.forge.synthetic.anomaly_mask': ( 'forge/synthetic.html#anomaly_mask',
                                                                                    'mmad_nb/forge/synthetic.py'),
                                          'mmad_nb.forge.synthetic.blend': ('forge/synthetic.html#blend', 'mmad_nb/forge/synthetic.py'),
+                                         'mmad_nb.forge.synthetic.check_seed': ( 'forge/synthetic.html#check_seed',
+                                                                                 'mmad_nb/forge/synthetic.py'),
                                          'mmad_nb.forge.synthetic.check_settings': ( 'forge/synthetic.html#check_settings',
                                                                                      'mmad_nb/forge/synthetic.py'),
                                          'mmad_nb.forge.synthetic.check_source': ( 'forge/synthetic.html#check_source',

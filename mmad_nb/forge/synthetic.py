@@ -9,6 +9,7 @@ from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, png_bytes, unknown_name
 from ..core.widgets import described
@@ -18,8 +19,8 @@ from .shapes import mix, ramp
 
 # %% auto #0
 __all__ = ['LEAST', 'MOST', 'KINDS', 'gradient_noise', 'perlin', 'anomaly_mask', 'texture', 'blend', 'object_length',
-           'height_map', 'displace', 'check_source', 'check_settings', 'synthetic_anomaly', 'moved_along_ray',
-           'SyntheticTwins', 'moved_picture', 'SyntheticPanel']
+           'height_map', 'displace', 'check_source', 'check_settings', 'check_seed', 'synthetic_anomaly',
+           'moved_along_ray', 'SyntheticTwins', 'moved_picture', 'SyntheticPanel']
 
 # %% ../../nbs/forge/06_synthetic.ipynb #9327ac9e
 def gradient_noise(
@@ -152,6 +153,14 @@ def check_settings(
         if not ok:
             raise DataError(f"synthetic anomaly's {name}", f"{value}", expected, "See synthetic_anomaly's arguments.")
 
+# %% ../../nbs/forge/06_synthetic.ipynb #8fc2b37b
+def check_seed(
+    seed,  # of a synthetic anomaly
+):
+    "Refuse what is no whole number from 0 on."
+    if not isinstance(seed, Integral) or seed < 0:
+        raise DataError("synthetic anomaly's seed", repr(seed), "a whole number, 0 and more", "Try 0.")
+
 # %% ../../nbs/forge/06_synthetic.ipynb #9271a159
 def synthetic_anomaly(
     sample: Sample,                 # a good, prepared sample (the table is gone)
@@ -165,8 +174,7 @@ def synthetic_anomaly(
 ) -> Sample:                        # with the mask, and defect="synthetic"
     "A copy of the sample with an EasyNet-style anomaly: foreign texture and displaced points inside a noise mask."
     check_source(sample, kind)
-    if not isinstance(seed, Integral) or seed < 0:
-        raise DataError("synthetic anomaly's seed", repr(seed), "a whole number, 0 and more", "Try 0.")
+    check_seed(seed)
     rng = np.random.default_rng([seed, 11])
     drawn = tuple(2 ** rng.integers(1, 5, 2)), rng.uniform(.2, 1), rng.uniform(.01, .04) * rng.choice([-1, 1])
     cells, opacity, strength = (d if g is None else g for d, g in zip(drawn, (cells, opacity, strength)))
@@ -239,14 +247,16 @@ class SyntheticPanel:
         self.box = W.VBox([W.HBox([W.VBox([*controls, self.label]), *pictures]), self.view.plot])
         self.refresh()
 
-    def refresh(self, change=None):
-        "Damage the sample anew and show it."
-        cells = (self.cells.value, self.cells.value)
-        self.sample = synthetic_anomaly(self.source, self.seed.value, "both", cells, self.threshold.value,
-                                        self.opacity.value, self.strength.value)
-        self.photo.value = png_bytes((self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
-        self.moved.value = png_bytes(moved_picture(self.source, self.sample, self.reach))
-        cloud = self.sample.cloud()
-        self.view.show(cloud.points, cloud.colors)
-        self.label.value = f"defective: {self.sample.mask.sum() / self.source.valid.sum():.1%} of the object"
-        for picture, kind in ((self.photo, "photo"), (self.moved, "what moved"), (self.view.plot, "cloud")): described(picture, f"{kind}; {self.label.value}")
+# %% ../../nbs/forge/06_synthetic.ipynb #68b4fcc4
+@patch
+def refresh(self: SyntheticPanel, change=None):
+    "Damage the sample anew and show it."
+    cells = (self.cells.value, self.cells.value)
+    self.sample = synthetic_anomaly(self.source, self.seed.value, "both", cells, self.threshold.value,
+                                    self.opacity.value, self.strength.value)
+    self.photo.value = png_bytes((self.sample.rgb.transpose(1, 2, 0) * 255).astype(np.uint8))
+    self.moved.value = png_bytes(moved_picture(self.source, self.sample, self.reach))
+    cloud = self.sample.cloud()
+    self.view.show(cloud.points, cloud.colors)
+    self.label.value = f"defective: {self.sample.mask.sum() / self.source.valid.sum():.1%} of the object"
+    for picture, kind in ((self.photo, "photo"), (self.moved, "what moved"), (self.view.plot, "cloud")): described(picture, f"{kind}; {self.label.value}")
