@@ -28,8 +28,9 @@ from ..pretraining.diffusion import (FIRST, LAST, STEPS, WORDS, TinyDiffusion, d
 
 # %% auto #0
 __all__ = ['PROJECTIONS', 'SEEDS', 'GENERATORS', 'ALIASES', 'check_photos', 'first_photos', 'updated', 'Adapter', 'working_size',
-           'resized', 'with_detail', 'seeds_for', 'PhotoGenerator', 'TinyGenerator', 'diffusers_pipeline',
-           'StableDiffusion', 'list_generators', 'create_generator', 'side_by_side', 'AugmentPanel', 'augment']
+           'resized', 'with_detail', 'seeds_for', 'checked_side', 'PhotoGenerator', 'TinyGenerator',
+           'diffusers_pipeline', 'StableDiffusion', 'list_generators', 'create_generator', 'checked_training',
+           'side_by_side', 'AugmentPanel', 'augment']
 
 # %% ../../nbs/streams/02_augment.ipynb #0a70cd15
 def check_photos(
@@ -133,6 +134,13 @@ def seeds_for(
     "The seed of each variant: the release's where `seed` is 42 and n at most 5."
     return [SEEDS[j % 5] + seed - 42 + 1_000_000 * (j // 5) for j in range(n)]
 
+# %% ../../nbs/streams/02_augment.ipynb #b409e61e
+def checked_side(side, step: int) -> int:
+    "The working size, or an error if it is no whole number of at least `step` pixels."
+    if not (isinstance(side, (int, np.integer)) and side >= step):
+        raise DataError("side", repr(side), f"a whole number of pixels, {step} or more", f"Try {8 * step}.")
+    return int(side)
+
 # %% ../../nbs/streams/02_augment.ipynb #5e6b8dda
 class PhotoGenerator:
     "What all generators share: a U-Net that guesses noise, its noise levels, an adapter. Subclasses know photos and words."
@@ -147,9 +155,7 @@ class PhotoGenerator:
         origin: str,          # where the weights are from, in words
         device=None,          # None: the GPU where there is one
     ):
-        if not (isinstance(side, (int, np.integer)) and side >= step):
-            raise DataError("side", repr(side), f"a whole number of pixels, {step} or more", f"Try {8 * step}.")
-        self.name, self.side, self.step, self.origin, self.device = name, int(side), step, origin, pick_device(device)
+        self.name, self.side, self.step, self.origin, self.device = name, checked_side(side, step), step, origin, pick_device(device)
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.scheduler = need_diffusion().EulerAncestralDiscreteScheduler.from_config(scheduler)
         self.kept, self.adapter, self.learned_from, self.curve = self.scheduler.alphas_cumprod.float(), None, "", []
@@ -165,37 +171,6 @@ class PhotoGenerator:
     def words(self):
         "What the U-Net is told, twice (1,n,d): nothing, and that the object is there."
         raise NotImplementedError
-
-    @property
-    def base_fingerprint(self) -> str:
-        "16 hexadecimal digits that change with the published weights, the words and the working size."
-        state = {name: value for name, value in self.unet.state_dict().items() if "lora_" not in name}
-        state = {name.replace(".base_layer", ""): value for name, value in state.items()}
-        return content_hash(self.name, self.side, state, self.words(), dict(self.scheduler.config))
-
-    @property
-    def fingerprint(self) -> str:
-        "16 hexadecimal digits that change with the weights and with the adapter."
-        if self.adapter is None: return self.base_fingerprint
-        return content_hash(self.base_fingerprint, self.adapter.alpha, dict(self.adapter.state_dict()))
-
-    @property
-    def provenance(self) -> str:
-        "Where the weights are from, and what the adapter learned from."
-        return self.origin + (f"; adapted to {self.learned_from}" if self.adapter is not None else "")
-
-    def guess(self, latents, t, words):
-        "The U-Net's guess of the noise in latents (B,C,h,w) of levels t (B,), told words (1,n,d): equation 1's ε_θ."
-        said = self.unet(latents, t, words.expand(len(latents), -1, -1)).sample
-        return noise_guess(said, latents, t, self.kept, self.scheduler.config.prediction_type)
-
-    def reset(self):
-        "Take the adapter off."
-        if getattr(self.unet, "peft_config", None):
-            self.unet.unload_lora()
-            self.unet._hf_peft_config_loaded = False  # diffusers 0.30 forgets that, and takes no adapter again
-        self.adapter, self.learned_from, self.curve = None, "", []
-        return self
 
 # %% ../../nbs/streams/02_augment.ipynb #359edca2
 class TinyGenerator(PhotoGenerator):
@@ -219,17 +194,78 @@ class TinyGenerator(PhotoGenerator):
         super().__init__("tiny_diffusion", net.unet, levels, side, 8, origin, device)
         self.said = net.words.weight.detach()[[0, WORDS.index(says)]][:, None, None].to(self.device)
 
-    def encode(self, photos, generators=None):
-        "Two by two pixels become one place."
-        return fold(photos.to(self.device))
+# %% ../../nbs/streams/02_augment.ipynb #85dd09cd
+@patch
+def encode(self: TinyGenerator, photos, generators=None):
+    "Two by two pixels become one place."
+    return fold(photos.to(self.device))
 
-    def decode(self, latents):
-        "And back."
-        return unfold(latents).cpu()
 
-    def words(self):
-        "The vectors of no word, and of the word that was chosen."
-        return tuple(self.said)
+@patch
+def decode(self: TinyGenerator, latents):
+    "And back."
+    return unfold(latents).cpu()
+
+
+@patch
+def words(self: TinyGenerator):
+    "The vectors of no word, and of the word that was chosen."
+    return tuple(self.said)
+
+# %% ../../nbs/streams/02_augment.ipynb #c171c56f
+@patch(as_prop=True)
+def base_fingerprint(self: PhotoGenerator) -> str:
+    "16 hexadecimal digits that change with the published weights, the words and the working size."
+    state = {name: value for name, value in self.unet.state_dict().items() if "lora_" not in name}
+    state = {name.replace(".base_layer", ""): value for name, value in state.items()}
+    return content_hash(self.name, self.side, state, self.words(), dict(self.scheduler.config))
+
+
+@patch(as_prop=True)
+def fingerprint(self: PhotoGenerator) -> str:
+    "16 hexadecimal digits that change with the weights and with the adapter."
+    if self.adapter is None: return self.base_fingerprint
+    return content_hash(self.base_fingerprint, self.adapter.alpha, dict(self.adapter.state_dict()))
+
+
+@patch(as_prop=True)
+def provenance(self: PhotoGenerator) -> str:
+    "Where the weights are from, and what the adapter learned from."
+    return self.origin + (f"; adapted to {self.learned_from}" if self.adapter is not None else "")
+
+# %% ../../nbs/streams/02_augment.ipynb #c0b8a3ed
+@patch
+def guess(self: PhotoGenerator, latents, t, words):
+    "The U-Net's guess of the noise in latents (B,C,h,w) of levels t (B,), told words (1,n,d): equation 1's ε_θ."
+    said = self.unet(latents, t, words.expand(len(latents), -1, -1)).sample
+    return noise_guess(said, latents, t, self.kept, self.scheduler.config.prediction_type)
+
+
+@patch
+def reset(self: PhotoGenerator):
+    "Take the adapter off."
+    if getattr(self.unet, "peft_config", None):
+        self.unet.unload_lora()
+        self.unet._hf_peft_config_loaded = False  # diffusers 0.30 forgets that, and takes no adapter again
+    self.adapter, self.learned_from, self.curve = None, "", []
+    return self
+
+# %% ../../nbs/streams/02_augment.ipynb #69091265
+def _found(weights, get: str) -> tuple:  # the folder or the repository, and whether it is on this machine
+    "Where Stable Diffusion is; `get` is the advice if it is nowhere."
+    folder, local = Path(weights).expanduser(), True
+    if not (folder / "model_index.json").is_file():
+        if folder.exists() or len(folder.parts) != 2:
+            raise WeightsError(weights, "no model_index.json there", "a folder in diffusers' layout, or OWNER/NAME", get)
+        from huggingface_hub import constants, try_to_load_from_cache
+        if not isinstance(try_to_load_from_cache(str(weights), "model_index.json"), str):
+            url = f"{constants.ENDPOINT}/{weights}/resolve/main/model_index.json"
+            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unreachable(url)
+            if reason: raise WeightsError(weights, f"no such folder, and {url} cannot be fetched ({reason})",
+                                          "a folder, or a repository of the hub that can be reached", get)
+            local = False
+        folder = weights
+    return folder, local
 
 # %% ../../nbs/streams/02_augment.ipynb #4c7e940c
 def diffusers_pipeline(
@@ -244,18 +280,7 @@ def diffusers_pipeline(
     if not isinstance(weights, (str, os.PathLike)):
         raise WeightsError("stable-diffusion-2-1", f"weights={weights!r}", "a folder, or OWNER/NAME of a hub repository",
                            f"Name one that holds Stable Diffusion 2.1 in diffusers' layout. {get}")
-    folder, local = Path(weights).expanduser(), True
-    if not (folder / "model_index.json").is_file():
-        if folder.exists() or len(folder.parts) != 2:
-            raise WeightsError(weights, "no model_index.json there", "a folder in diffusers' layout, or OWNER/NAME", get)
-        from huggingface_hub import constants, try_to_load_from_cache
-        if not isinstance(try_to_load_from_cache(str(weights), "model_index.json"), str):
-            url = f"{constants.ENDPOINT}/{weights}/resolve/main/model_index.json"
-            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else unreachable(url)
-            if reason: raise WeightsError(weights, f"no such folder, and {url} cannot be fetched ({reason})",
-                                          "a folder, or a repository of the hub that can be reached", get)
-            local = False
-        folder = weights
+    folder, local = _found(weights, get)
     try: return pipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False,
                                          local_files_only=local).to(dtype)
     except Exception as error:
@@ -281,21 +306,27 @@ class StableDiffusion(PhotoGenerator):
         with torch.no_grad(): said, nothing = pipe.encode_prompt(says, self.device, 1, True, "")
         self.said = nothing, said
 
-    def encode(self, photos, generators=None):
-        "What the autoencoder draws for each photo; its mean without generators."
-        guess = self.vae.encode((2 * photos - 1).to(self.device, self.vae.dtype)).latent_dist
-        if generators is None: return guess.mean * self.vae.config.scaling_factor
-        # one after the other, each with its own generator
-        noise = torch.cat([torch.randn((1, *guess.mean.shape[1:]), generator=g) for g in generators]).to(guess.mean)
-        return (guess.mean + guess.std * noise) * self.vae.config.scaling_factor
+# %% ../../nbs/streams/02_augment.ipynb #585bcf03
+@patch
+def encode(self: StableDiffusion, photos, generators=None):
+    "What the autoencoder draws for each photo; its mean without generators."
+    guess = self.vae.encode((2 * photos - 1).to(self.device, self.vae.dtype)).latent_dist
+    if generators is None: return guess.mean * self.vae.config.scaling_factor
+    # one after the other, each with its own generator
+    noise = torch.cat([torch.randn((1, *guess.mean.shape[1:]), generator=g) for g in generators]).to(guess.mean)
+    return (guess.mean + guess.std * noise) * self.vae.config.scaling_factor
 
-    def decode(self, latents):
-        "Photos of latents."
-        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample.float() / 2 + .5).clamp(0, 1).cpu()
 
-    def words(self):
-        "The text encoder's tokens of no words, and of `says`."
-        return self.said
+@patch
+def decode(self: StableDiffusion, latents):
+    "Photos of latents."
+    return (self.vae.decode(latents / self.vae.config.scaling_factor).sample.float() / 2 + .5).clamp(0, 1).cpu()
+
+
+@patch
+def words(self: StableDiffusion):
+    "The text encoder's tokens of no words, and of `says`."
+    return self.said
 
 # %% ../../nbs/streams/02_augment.ipynb #1bc5d06a
 GENERATORS = {"tiny_diffusion": TinyGenerator, "stable-diffusion-2-1": StableDiffusion}
@@ -320,6 +351,15 @@ def create_generator(
     for option in config.keys() - known: raise unknown_name(f"option of {name}", option, known)
     return kind(weights, device, **config)
 
+# %% ../../nbs/streams/02_augment.ipynb #96322eca
+def checked_training(defaults: dict, seed, **asked) -> dict:
+    "The defaults with what was asked for in their place; numbers that are none are refused."
+    how = defaults | {name: value for name, value in asked.items() if value is not None}
+    for name, number, least in (("steps", how["steps"], 1), ("batch_size", how["batch_size"], 1), ("seed", seed, 0)):
+        if not (isinstance(number, (int, np.integer)) and number >= least):
+            raise DataError(name, repr(number), f"a whole number, {least} or more", "Correct it.")
+    return how
+
 # %% ../../nbs/streams/02_augment.ipynb #c9f1ba2b
 @patch
 def adapt(self: PhotoGenerator,
@@ -333,13 +373,8 @@ def adapt(self: PhotoGenerator,
     checkpoint=None,                # file to resume from and to write to
 ) -> PhotoGenerator:                # itself; `.curve` holds the loss of each step done now
     "Learn an adapter from the k photos: equation 1 for the matrices of equation 2. An earlier adapter is dropped."
-    photos, how = check_photos(photos), dict(self.defaults)
-    how |= {k: v for k, v in dict(steps=steps, lr=lr, batch_size=batch_size).items() if v is not None}
-    for name, number, least in (("steps", how["steps"], 1), ("batch_size", how["batch_size"], 1), ("seed", seed, 0)):
-        if not (isinstance(number, (int, np.integer)) and number >= least):
-            raise DataError(name, repr(number), f"a whole number, {least} or more", "Correct it.")
-    size = working_size(*photos.shape[-2:], self.side, self.step)
-    with torch.no_grad(): latents = self.encode(resized(photos, size))
+    photos, how = check_photos(photos), checked_training(self.defaults, seed, steps=steps, lr=lr, batch_size=batch_size)
+    with torch.no_grad(): latents = self.encode(resized(photos, working_size(*photos.shape[-2:], self.side, self.step)))
     settings = dict(photos=content_hash(photos), generator=self.reset().base_fingerprint, rank=rank, alpha=alpha)
     adapter = Adapter(self.unet, rank, alpha, seed)
     self.unet.train()
