@@ -132,7 +132,7 @@ def difference_picture(
             colour = "k" if difference(found[title], found[base], metric, rule)[1] else "0.6"
             ax.plot([min(values), max(values)], [y, y], color=colour, lw=2)
             ax.plot(values, [y] * len(values), "o", color=colour, ms=5)
-        ax.axvline(0, ls=":", color="k"); ax.set(xlabel=f"{metrics[metric]}, difference"); ax.set_ylim(-.5, len(titles) - .5)
+        ax.axvline(0, ls=":", color="k"); ax.set(xlabel=f"{metrics[metric]}, difference"); ax.set_ylim(-.5, len(titles) - .5); ax.locator_params(axis="x", nbins=3)
     axes[0].set_yticks(range(len(titles)), titles)
     figure.suptitle(f"against {base!r}; grey: undecided", fontsize=10)
     return figure
