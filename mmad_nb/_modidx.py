@@ -2235,6 +2235,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mmad_nb.lab.figures.packed': ('lab/figures.html#packed', 'mmad_nb/lab/figures.py'),
                                      'mmad_nb.lab.figures.palette': ('lab/figures.html#palette', 'mmad_nb/lab/figures.py'),
                                      'mmad_nb.lab.figures.point_scores': ('lab/figures.html#point_scores', 'mmad_nb/lab/figures.py'),
+                                     'mmad_nb.lab.figures.running_cell': ('lab/figures.html#running_cell', 'mmad_nb/lab/figures.py'),
                                      'mmad_nb.lab.figures.score_limits': ('lab/figures.html#score_limits', 'mmad_nb/lab/figures.py'),
                                      'mmad_nb.lab.figures.score_map': ('lab/figures.html#score_map', 'mmad_nb/lab/figures.py'),
                                      'mmad_nb.lab.figures.show_components': ('lab/figures.html#show_components', 'mmad_nb/lab/figures.py'),

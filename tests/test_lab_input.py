@@ -1,6 +1,7 @@
 """What the labs refuse, and that they let go of everything when nobody holds them."""
 import gc
 import weakref
+from types import SimpleNamespace
 
 import ipywidgets as W
 import numpy as np
@@ -12,7 +13,7 @@ from test_lab import Fake
 from mmad_nb.core import DataError
 from mmad_nb.detectors import Weight
 from mmad_nb.lab import AblationLab, Explorer, PointPicker
-from mmad_nb.lab.figures import SHOWN, show_panel, widgets_in
+from mmad_nb.lab.figures import SHOWN, running_cell, show_panel, widgets_in
 
 SAMPLES = [make_sample("good"), make_sample("dent", 1)]
 
@@ -80,15 +81,40 @@ def test_a_panel_that_is_held_works_after_a_collection():
     assert sweep.stopped.is_set() and lab.box.comm is None
 
 
-def test_displayed_panels_are_held_eight_at_most():
-    class Panel:
-        def __init__(self): self.box = W.VBox([])
+class ShownPanel:
+    def __init__(self): self.box = W.VBox([])
+
+
+def held(cells, monkeypatch):
+    "Show a panel in each of these (cell, run), twice; which of them live when nobody else holds them?"
     found = []
-    for _ in range(11):
-        panel = Panel()
+    SHOWN.clear()
+    for place in cells:
+        monkeypatch.setattr("mmad_nb.lab.figures.running_cell", lambda: place)
+        panel = ShownPanel()
         show_panel(panel), show_panel(panel)
         found.append(weakref.ref(panel))
     del panel
     gc.collect()
-    assert [r() is not None for r in found] == [False] * 3 + [True] * 8
+    lives = [one() is not None for one in found]
     SHOWN.clear()
+    return lives
+
+
+def test_displayed_panels_are_held_as_long_as_their_cell_shows_them(monkeypatch):
+    assert held([(None, 0)] * 27, monkeypatch) == [False] * 3 + [True] * 24                # no page tells: the last ones
+    assert held([("a", 1), ("a", 1), ("b", 2)], monkeypatch) == [True] * 3
+    assert held([("a", 1), ("b", 2), ("a", 3)], monkeypatch) == [False, True, True]        # the cell ran again
+
+
+def test_running_cell_is_what_the_page_says(monkeypatch):
+    import IPython
+    assert running_cell() == (None, 0)                                                     # no IPython at all
+    for parent in ({}, {"metadata": {}}, None):
+        shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: parent), execution_count=7)
+        monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+        assert running_cell() == (None, 0)
+    shell.kernel.get_parent = lambda: {"metadata": {"cellId": "c1"}}
+    assert running_cell() == ("c1", 7)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(execution_count=3))   # IPython in a terminal
+    assert running_cell() == (None, 0)

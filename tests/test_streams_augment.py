@@ -426,3 +426,14 @@ def test_repositories(tmp_path, folders, monkeypatch):
     with pytest.raises(WeightsError, match="broken.*cannot read"): create_generator("paper", broken, "cpu")
     (broken / "model_index.json").write_text("{")
     with pytest.raises(WeightsError, match="broken.*cannot read"): create_generator("paper", broken, "cpu")
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_a_set():
+    "diffusers keeps a list of a set in the scheduler's settings, in another order in each process."
+    generator, found = create_generator("tiny", "random", "cpu", side=32), set()
+    for order in (["trained_betas", "rescale_betas_zero_snr"], ["rescale_betas_zero_snr", "trained_betas"]):
+        generator.scheduler.register_to_config(_use_default_values=order)
+        found.add(generator.base_fingerprint)
+    assert len(found) == 1
+    generator.scheduler.register_to_config(prediction_type="sample")
+    assert generator.base_fingerprint not in found

@@ -753,7 +753,9 @@ def show_curves(self: AblationLab):
 
 
 @patch
-def groups_of(self: AblationLab, result: Ablation) -> dict:  # name -> Metrics
+def groups_of(self: AblationLab,
+    result: Ablation,   # of any weights
+) -> dict:              # name -> Metrics
     "The metrics within each category, if there are several, and for each kind of defect."
     judge, rows = self.evaluator, {}
     if judge.several: rows |= judge.within.evaluate(result.maps, result.scores).groups

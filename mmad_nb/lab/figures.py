@@ -20,11 +20,11 @@ from ..core.charts import DEFECT, LINES, TEXT, Chart, Frame, band_svg, color_bar
 from ..data import Cloud, Sample
 
 # %% auto #0
-__all__ = ['UNSEEN', 'CURVES', 'DASHES', 'LEFT', 'SHOWN', 'palette', 'colored', 'score_limits', 'overlay', 'depth_picture',
-           'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores', 'cloud_colors',
-           'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points', 'cloud_plot',
-           'show_curves', 'curve_plot', 'metric_label', 'axis_range', 'wide', 'weakly', 'widgets_in', 'close_with',
-           'show_panel', 'LimitPanel']
+__all__ = ['UNSEEN', 'CURVES', 'DASHES', 'LEFT', 'MOST_SHOWN', 'SHOWN', 'palette', 'colored', 'score_limits', 'overlay',
+           'depth_picture', 'normals_picture', 'show_sample', 'show_maps', 'show_components', 'point_scores',
+           'cloud_colors', 'draw_cloud', 'cloud_still', 'packed', 'score_map', 'front_view', 'cloud_points',
+           'cloud_plot', 'show_curves', 'curve_plot', 'metric_label', 'axis_range', 'wide', 'weakly', 'widgets_in',
+           'close_with', 'running_cell', 'show_panel', 'LimitPanel']
 
 # %% ../../nbs/lab/01_figures.ipynb #b77cef65
 UNSEEN = 0.85        # grey of pixels that have no value: not measured, or no score
@@ -461,15 +461,26 @@ def close_with(
     return end
 
 # %% ../../nbs/lab/01_figures.ipynb #e0f36101
-SHOWN = deque(maxlen=8)     # the panels that were displayed last
+MOST_SHOWN = 24     # panels that are held; more than a page is likely to show
+SHOWN = []          # the panels that were displayed last: (cell, number of its run, panel)
+
+
+def running_cell() -> tuple:   # (its id, the number of its run); (None, 0) where no page tells
+    "The cell that runs at present."
+    from IPython import get_ipython
+    kernel = getattr(get_ipython(), "kernel", None)
+    cell = ((kernel.get_parent() if kernel else None) or {}).get("metadata", {}).get("cellId")
+    return (cell, get_ipython().execution_count) if cell else (None, 0)
 
 
 def show_panel(
     panel,   # with a `box`
 ):
-    "Display its box, and hold it as long as it is one of the last eight."
+    "Display its box, and hold it until its cell runs again; at most the last 24."
     from IPython.display import display
-    if not any(panel is other for other in SHOWN): SHOWN.append(panel)
+    cell, run = running_cell()
+    stays = lambda place, number, other: other is not panel and (cell is None or place != cell or number == run)
+    SHOWN[:] = [*(shown for shown in SHOWN if stays(*shown)), (cell, run, panel)][-MOST_SHOWN:]
     display(panel.box)
 
 # %% ../../nbs/lab/01_figures.ipynb #abd4b6c4

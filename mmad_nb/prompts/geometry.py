@@ -160,8 +160,8 @@ class GeometryPrompts(LearnablePrompts):
 @patch
 def add_parts(self: GeometryPrompts,
     network,         # PointNet2, or None for tiny_pointnet2
-    shape: bool,
-    defect: bool,
+    shape: bool,     # with the shape prompt
+    defect: bool,    # with the defect prompt
     order: str,      # one of ORDERS
     of_gddm: tuple,  # prototypes, k, tokens, weigh, size
     seed: int,

@@ -218,7 +218,8 @@ def base_fingerprint(self: PhotoGenerator) -> str:
     "16 hexadecimal digits that change with the published weights, the words and the working size."
     state = {name: value for name, value in self.unet.state_dict().items() if "lora_" not in name}
     state = {name.replace(".base_layer", ""): value for name, value in state.items()}
-    return content_hash(self.name, self.side, state, self.words(), dict(self.scheduler.config))
+    said = {name: value for name, value in self.scheduler.config.items() if not name.startswith("_")}   # the rest is diffusers' own, in no order
+    return content_hash(self.name, self.side, state, self.words(), said)
 
 
 @patch(as_prop=True)
