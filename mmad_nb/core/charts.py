@@ -55,7 +55,7 @@ def value_at(share: float, limits: tuple, log: bool = False) -> float:
     low, high = limits
     return float(low * (high / low) ** share if log else low + share * (high - low))
 
-
+# %% ../../nbs/core/04_charts.ipynb #4c7d1e40
 @dataclass(frozen=True)
 class Frame:
     "Where values lie in a picture; `rows` names the integers of the y axis."
@@ -159,8 +159,7 @@ class Chart:
         import ipywidgets as W
         self.alt, self.chosen, self.pointed, self.placed, self.frame = alt, chosen, pointed, placed, None
         self.html, self.field = W.HTML(), W.Text(layout=W.Layout(display="none"))
-        self.field.add_class("mmad-clicked")
-        self.field.observe(self._told, "value")
+        self.field.add_class("mmad-clicked"); self.field.observe(self._told, "value")
         self.box = W.VBox([self.html, self.field])
         self.box.add_class("mmad-chart")
 

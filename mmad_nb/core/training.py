@@ -23,7 +23,7 @@ import torch
 from .runtime import DamagedError, DataError, progress, read_tensors, write_tensors
 
 # %% auto #0
-__all__ = ['batches', 'share_of', 'step', 'save_checkpoint', 'load_checkpoint', 'drawn_from', 'readers', 'upcoming',
+__all__ = ['batches', 'share_of', 'batch_mean', 'step', 'save_checkpoint', 'load_checkpoint', 'drawn_from', 'readers', 'upcoming',
            'free_memory', 'adam', 'train', 'curve_for', 'RatePanel']
 
 # %% ../../nbs/core/02_training.ipynb #0445680b
@@ -47,6 +47,18 @@ def share_of(
     return list(batch[accelerator.process_index::accelerator.num_processes])
 
 # %% ../../nbs/core/02_training.ipynb #0d6ed257
+def batch_mean(
+    total: torch.Tensor,   # () sum of this process's losses
+    count: int,            # number of their terms
+    accelerator=None,      # accelerate.Accelerator, or None for a single process
+) -> tuple:                # the whole batch's mean loss as a float, its number of terms as a tensor ()
+    "Sums over all processes, then divides: a mean of means would weigh the terms of a small share more."
+    exact = torch.float32 if total.device.type == "mps" else torch.float64  # Apple's GPU has no float64
+    sums = torch.stack([total.to(exact), torch.as_tensor(count, dtype=exact, device=total.device)])
+    if accelerator: sums = accelerator.reduce(sums, "sum")
+    return (sums[0] / sums[1]).item(), sums[1]
+
+# %% ../../nbs/core/02_training.ipynb #2c7d1e42
 def step(
     parameters: list,      # tensors to be learned, the same on each process
     optimizer,             # a torch optimiser over them
@@ -60,10 +72,7 @@ def step(
     total, count = loss(mine) if mine else (0 * sum(p.sum() for p in parameters), 0)
     optimizer.zero_grad(set_to_none=False)
     total.backward()
-    exact = torch.float32 if total.device.type == "mps" else torch.float64  # Apple's GPU has no float64
-    sums = torch.stack([total.detach().to(exact), torch.as_tensor(count, dtype=exact, device=total.device)])
-    if accelerator: sums = accelerator.reduce(sums, "sum")
-    value = (sums[0] / sums[1]).item()
+    value, terms = batch_mean(total.detach(), count, accelerator)
     if not np.isfinite(value):
         raise DataError("training", f"a loss of {value}", "a finite number",
                         "Look for samples without a valid pixel, or lower the learning rate.")
@@ -71,7 +80,7 @@ def step(
         if accelerator:  # every process takes part in each sum, also one whose items did not use this tensor
             p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
         if p.grad is None: continue                                 # the loss did not use it
-        p.grad /= sums[1].to(p.grad)
+        p.grad /= terms.to(p.grad)
     if check: check(parameters)
     optimizer.step()
     return value
@@ -90,6 +99,23 @@ def save_checkpoint(
     write_tensors(path, tensors, {"progress": json.dumps(progress_)})
 
 # %% ../../nbs/core/02_training.ipynb #b477fb2b
+_OTHER = "Name another checkpoint file, or delete this one."
+
+
+def _need_same(path, found, settings, tensors, modules):
+    "Refuse a checkpoint of another run or network, or with broken numbers; nothing has been changed then."
+    if found["settings"] != settings:
+        other = {k: (found["settings"].get(k), settings.get(k)) for k in sorted(found["settings"] | settings)
+                 if found["settings"].get(k) != settings.get(k)}
+        raise DataError(path, f"a checkpoint of another run; (its, this) {other}", "the same settings", _OTHER)
+    learned = {name: v for name, v in tensors.items() if name.startswith("module/")}
+    shapes = {f"module/{m}/{k}": v.shape for m, module in modules.items() for k, v in module.state_dict().items()}
+    if shapes != {name: v.shape for name, v in learned.items()}:
+        raise DataError(path, "weights of another network", "the same names and shapes", _OTHER)
+    broken = [name for name, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken: raise DataError(path, f"numbers that are not finite in {broken[0]}", "finite weights", _OTHER)
+
+# %% ../../nbs/core/02_training.ipynb #2c7d1e43
 def load_checkpoint(
     path,              # file that save_checkpoint wrote
     modules: dict,     # {name: torch module}, changed in place
@@ -98,21 +124,11 @@ def load_checkpoint(
 ) -> dict:             # the progress entry
     "Put a checkpoint back into `modules` and `optimizer`."
     tensors, notes = read_tensors(path)
-    do = "Name another checkpoint file, or delete this one."
-    if "progress" not in notes: raise DataError(path, "a file that is no checkpoint", "one of a training", do)
+    if "progress" not in notes: raise DataError(path, "a file that is no checkpoint", "one of a training", _OTHER)
     found = json.loads(notes["progress"])
-    if found["settings"] != settings:
-        other = {k: (found["settings"].get(k), settings.get(k)) for k in sorted(found["settings"] | settings)
-                 if found["settings"].get(k) != settings.get(k)}
-        raise DataError(path, f"a checkpoint of another run; (its, this) {other}", "the same settings", do)
-    learned = {name: v for name, v in tensors.items() if name.startswith("module/")}
-    shapes = {f"module/{m}/{k}": v.shape for m, module in modules.items() for k, v in module.state_dict().items()}
-    if shapes != {name: v.shape for name, v in learned.items()}:
-        raise DataError(path, "weights of another network", "the same names and shapes", do)
-    broken = [name for name, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
-    if broken: raise DataError(path, f"numbers that are not finite in {broken[0]}", "finite weights", do)
+    _need_same(path, found, settings, tensors, modules)
     for m, module in modules.items():
-        module.load_state_dict({k.split("/", 2)[2]: v for k, v in learned.items() if k.startswith(f"module/{m}/")})
+        module.load_state_dict({k.split("/", 2)[2]: v for k, v in tensors.items() if k.startswith(f"module/{m}/")})
     memory = {}
     for k, v in tensors.items():
         if k.startswith("optimizer/"): memory.setdefault(int(k.split("/")[1]), {})[k.split("/")[2]] = v
@@ -167,6 +183,9 @@ def adam(
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
+def _learned(optimizer): return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def _begun(checkpoint, modules, optimizer, settings, epochs):
     "How far a training is: what its checkpoint says, else nothing done yet."
     fresh = {"epoch": 0, "step": 0, "losses": [[]], "settings": settings}
@@ -181,13 +200,50 @@ def _begun(checkpoint, modules, optimizer, settings, epochs):
                         "Ask for more passes, or name another checkpoint file.")
     return state
 
+
+def _need_numbers(label, count, epochs, batch_size, lr):
+    "Refuse a training of nothing."
+    if count == 0: raise DataError(label, "no item to train on", "at least one", "Is the training split empty?")
+    if epochs < 1 or batch_size < 1 or not lr > 0:
+        raise DataError(label, f"epochs {epochs}, batch_size {batch_size}, lr {lr}", "positive numbers", "Correct them.")
+
+# %% ../../nbs/core/02_training.ipynb #2c7d1e44
+def _keeper(checkpoint, modules, optimizer, state, save_seconds, accelerator, label):
+    "What follows each step: the tracker is told, and a checkpoint is written when it is time."
+    main, saved = accelerator is None or accelerator.is_main_process, time.monotonic()
+
+    def after(value, number, ended):
+        "The number counts from 1 over all epochs."
+        nonlocal saved
+        if accelerator: accelerator.log({f"{label}/loss": value}, step=number)
+        if checkpoint is not None and main and (ended or time.monotonic() - saved > save_seconds):
+            save_checkpoint(checkpoint, modules, optimizer, state)
+            saved = time.monotonic()
+    return after
+
+# %% ../../nbs/core/02_training.ipynb #2c7d1e46
+def _go_on(items, state, epochs, own, one_step, after, accelerator, workers, label):
+    "Take the steps that are left and count them in `state`; gives the mean loss of each epoch."
+    steps = math.ceil(own["items"] / own["batch_size"])                                # of an epoch
+    done = state["epoch"] * steps + state["step"]
+    plan = (batch for epoch in range(epochs) for batch in batches(own["items"], own["batch_size"], own["seed"], epoch))
+    mine = [share_of(batch.tolist(), accelerator) for batch in plan][done:]
+    for share in progress(upcoming(items, mine, workers), label, total=epochs * steps, initial=done):
+        with drawn_from(own["seed"], state["epoch"], state["step"]): value = one_step(share)
+        if workers: free_memory()
+        state["losses"][-1].append(value)
+        state["step"] += 1
+        number, ended = state["epoch"] * steps + state["step"], state["step"] == steps
+        if ended: state |= {"epoch": state["epoch"] + 1, "step": 0, "losses": state["losses"] + [[]]}
+        after(value, number, ended)
+    return [float(np.mean(epoch)) for epoch in state["losses"][:epochs]]
+
 # %% ../../nbs/core/02_training.ipynb #b664e2a0
 def train(
     modules: dict,               # {name: torch module}: all of their parameters that require a gradient are learned
     items: Sequence,             # the training items, anything that `loss` understands
     loss: Callable,              # list of items -> (sum of losses, number of terms)
-    *,
-    epochs: int,                 # passes over the items
+    *, epochs: int,               # passes over the items
     batch_size: int = 4,         # items a step, over all processes together
     lr: float = 1e-3,            # learning rate
     seed: int = 0,               # order of the items
@@ -201,31 +257,13 @@ def train(
     workers: int = 0,            # processes that read items ahead
 ) -> list:                       # for each epoch the mean of its batches' losses
     "Train; resume from `checkpoint` where it exists, ending in the same numbers as an undisturbed run."
-    if len(items) == 0: raise DataError(label, "no item to train on", "at least one", "Is the training split empty?")
-    if epochs < 1 or batch_size < 1 or not lr > 0:
-        raise DataError(label, f"epochs {epochs}, batch_size {batch_size}, lr {lr}", "positive numbers", "Correct them.")
+    _need_numbers(label, len(items), epochs, batch_size, lr)
     optimizer = optimizer([p for m in modules.values() for p in m.parameters() if p.requires_grad], lr)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     own = {"items": len(items), "batch_size": batch_size, "lr": lr, "seed": seed}
     state = _begun(checkpoint, modules, optimizer, own | (settings or {}), epochs)
-    steps = math.ceil(len(items) / batch_size)
-    done = state["epoch"] * steps + state["step"]
-    plan = (batch for epoch in range(epochs) for batch in batches(len(items), batch_size, seed, epoch))
-    mine = [share_of(batch.tolist(), accelerator) for batch in plan][done:]
-    main, saved = accelerator is None or accelerator.is_main_process, time.monotonic()
-    for share in progress(upcoming(items, mine, workers), label, total=epochs * steps, initial=done):
-        with drawn_from(seed, state["epoch"], state["step"]):
-            value = step(parameters, optimizer, share, loss, accelerator, check)
-        if workers: free_memory()
-        state["losses"][-1].append(value)
-        state["step"] += 1
-        ended = state["step"] == steps
-        if accelerator: accelerator.log({f"{label}/loss": value}, step=state["epoch"] * steps + state["step"])
-        if ended: state |= {"epoch": state["epoch"] + 1, "step": 0, "losses": state["losses"] + [[]]}
-        if checkpoint is not None and main and (ended or time.monotonic() - saved > save_seconds):
-            save_checkpoint(checkpoint, modules, optimizer, state)
-            saved = time.monotonic()
-    return [float(np.mean(epoch)) for epoch in state["losses"][:epochs]]
+    after = _keeper(checkpoint, modules, optimizer, state, save_seconds, accelerator, label)
+    one_step = lambda share: step(_learned(optimizer), optimizer, share, loss, accelerator, check)
+    return _go_on(items, state, epochs, own, one_step, after, accelerator, workers, label)
 
 # %% ../../nbs/core/02_training.ipynb #95fc017d
 def curve_for(

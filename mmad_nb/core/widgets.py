@@ -29,6 +29,10 @@ const LINE = '.widget-inline-hbox, .widget-inline-vbox';                       /
 const put = (node, name, text) => { if (text && node.getAttribute(name) !== text) node.setAttribute(name, text); };
 const told = node => [...(node?.classList ?? [])].find(c => c.startsWith('mmad-alt:'))?.slice(9).replaceAll('\u00a0', ' ');
 const text = node => node?.textContent.trim() ?? '';
+"""
+
+# %% ../../nbs/core/03_widgets.ipynb #3c7d1e40
+NAMES += r"""
 function name(node) {
     const line = node.closest(LINE), label = told(line) || text(line?.querySelector('.widget-label')) || line?.title;
     if (node.matches('.noUi-handle, .ui-slider-handle')) {
@@ -39,9 +43,8 @@ function name(node) {
         if (!node.matches('.noUi-handle') && Number.isFinite(parseFloat(value))) put(node, 'aria-valuenow', String(parseFloat(value)));
     } else if (node.matches('.widget-readout')) {
         if (node.isContentEditable) { put(node, 'role', 'textbox'); put(node, 'aria-label', `${label}, as a number`); }
-    } else if (node.matches('.widget-toggle-buttons')) {
-        put(node, 'role', 'group'); put(node, 'aria-label', label);
-    } else if (node.matches('button')) {
+    } else if (node.matches('.widget-toggle-buttons')) { put(node, 'role', 'group'); put(node, 'aria-label', label); }
+    else if (node.matches('button')) {
         const icon = [...(node.querySelector('i')?.classList ?? [])].find(c => c.startsWith('fa-'))?.slice(3);
         if (!text(node) && !node.hasAttribute('aria-labelledby')) put(node, 'aria-label', told(node) || node.title || icon);
         if (node.matches('.widget-toggle-button, .widget-toggle-buttons button')) put(node, 'aria-pressed', String(node.matches('.mod-active')));

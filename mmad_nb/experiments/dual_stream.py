@@ -19,8 +19,8 @@ from ..scoring.aupro import pro_curve
 from ..scoring.evaluator import asked
 
 # %% auto #0
-__all__ = ['STREAM_ROWS', 'RULE_ROWS', 'TRAINED_ROWS', 'LIMIT_METRICS', 'Measured', 'compare_fusions', 'lambda_rows',
-           'pro_figure', 'ZoomPanel']
+__all__ = ['STREAM_ROWS', 'RULE_ROWS', 'TRAINED_ROWS', 'LIMIT_METRICS', 'Measured', 'empty_studies', 'compare_fusions',
+           'lambda_rows', 'pro_figure', 'ZoomPanel']
 
 # %% ../../nbs/experiments/05_dual_stream.ipynb #8e9a4069
 class Measured:
@@ -45,6 +45,21 @@ class Measured:
         return asked(self.detector.image_scores, maps, components, weights)
 
 # %% ../../nbs/experiments/05_dual_stream.ipynb #bde963ac
+def empty_studies(
+    rows: dict,  # title -> weights of the fusion
+    data,        # Splits
+    first,       # the detector, not trained
+) -> dict:       # title -> Study without records
+    "What is known of each row before anything is measured."
+    for weights in rows.values(): need_weights(first, weights)  # before anything is trained
+    config = {name: value for name, value in first.config().items() if name != "seed"}
+    known = {"title": data.title, "layout": data.layout, "forged": data.forged,
+             "train": fingerprint(data.train), "test": fingerprint(data.test)}
+    its = lambda weights: {"protocol": "few-shot", "detector": config, "stands_on": first.fingerprints(), "weights": weights}
+    return {title: Study(its(weights), known, versions=[versions_here()], provenance=first.provenance)
+            for title, weights in rows.items()}
+
+# %% ../../nbs/experiments/05_dual_stream.ipynb #e57d1e41
 def compare_fusions(
     rows: dict,                       # title -> weights of the fusion
     data,                             # Splits, or the folder of a data set
@@ -59,13 +74,8 @@ def compare_fusions(
     "Every row on the same trained models: one training for each category, k and seed."
     if not rows: raise DataError("compare_fusions", "no row", "a dictionary: title -> weights", 'Try {"mul": {"rule": "mul"}}.')
     data, first = as_splits(data), create_detector(detector, encoders, device, **options)
-    for weights in rows.values(): need_weights(first, weights)  # before anything is trained
-    config = {name: value for name, value in first.config().items() if name != "seed"}
-    known = {"title": data.title, "layout": data.layout, "forged": data.forged, "train": fingerprint(data.train), "test": fingerprint(data.test)}
-    found = {title: Study({"protocol": "few-shot", "detector": config, "stands_on": first.fingerprints(), "weights": weights}, known,
-                          versions=[versions_here()], provenance=first.provenance) for title, weights in rows.items()}
-    for task in few_shot(data, shots=shots):
-        (category, pile), = task.test.items()
+    found = empty_studies(rows, data, first)
+    for task, category, pile in ((task, *one) for task in few_shot(data, shots=shots) for one in task.test.items()):
         samples = [pile[i] for i in range(len(pile))]
         for seed in seeds:
             start = time.perf_counter()

@@ -20,8 +20,8 @@ from .ablations import compare
 from .protocols import COLOURS, METRICS, PROTOCOLS, Reader, as_splits, figure_png, measure, spread_of
 
 # %% auto #0
-__all__ = ['LEARNS', 'HOMES', 'ALONE_METRICS', 'protocols_of', 'those_known', 'Gallery', 'check_rows', 'gallery', 'numbers_kept',
-           'seconds_of', 'judged_alone', 'alone_markdown', 'good_scale', 'rescaled', 'GalleryPanel']
+__all__ = ['LEARNS', 'HOMES', 'ALONE_METRICS', 'protocols_of', 'those_known', 'Gallery', 'check_rows', 'chosen_rows', 'gallery',
+           'numbers_kept', 'seconds_of', 'judged_alone', 'alone_markdown', 'good_scale', 'rescaled', 'GalleryPanel']
 
 # %% ../../nbs/experiments/07_gallery.ipynb #0a5d69f3
 LEARNS = {"good": "good samples", "labelled": "labelled samples, other categories", "unlabelled": "the test set, unlabelled", "nothing": "nothing"}
@@ -67,6 +67,17 @@ def check_rows(
     for name in names:
         create_detector(name, **common | {k: v for k, v in options.get(name, {}).items() if k != "weights"})
 
+# %% ../../nbs/experiments/07_gallery.ipynb #7c7d1e30
+def chosen_rows(
+    names,          # one detector, several, or None for all of list_detectors()
+    options: dict,  # detector -> its options
+    common: dict,   # options of all of them
+) -> list:
+    "The names of the detectors to compare; rows that cannot be run are refused here, before any work."
+    names = list_detectors() if names is None else [names] if isinstance(names, str) else list(names)
+    check_rows(names, options, common)
+    return names
+
 # %% ../../nbs/experiments/07_gallery.ipynb #c789d3fc
 def gallery(
     data,                             # Splits, or the folder of a data set
@@ -83,19 +94,15 @@ def gallery(
 ) -> Gallery:
     "Each detector under its protocols, on the same samples."
     data, options, seeds = as_splits(data), options or {}, [seeds] if isinstance(seeds, int) else list(seeds)
-    names = list_detectors() if names is None else [names] if isinstance(names, str) else list(names)
-    check_rows(names, options, common)
-    homes = {name: protocols_of(name, everywhere) for name in names}
+    names = chosen_rows(names, options, common)
     of_protocol, found = {"few-shot": {"shots": shots}, "one-vs-rest": {"train_on": train_on, "test_on": test_on}}, Gallery({}, [])
-    for protocol in PROTOCOLS:
-        for name in (name for name in names if protocol in homes[name]):
-            place, kept = Path(protocol, name), []
-            row = {"detector": name, "protocol": protocol, "keep": kept, "cache": cache and Path(cache) / place,
-                   **of_protocol.get(protocol, {}), **options.get(name, {})}
-            chance = "seed" in DETECTORS[name].defaults
-            study = compare({name: row}, data, seeds if chance else seeds[:1], folder and Path(folder) / place, **common)
-            found.studies.setdefault(protocol, {}).update(study)
-            found.models += [(protocol, name, *one) for one in kept]
+    for protocol, name in ((p, n) for p in PROTOCOLS for n in names if p in protocols_of(n, everywhere)):
+        kept, its_seeds = [], seeds if "seed" in DETECTORS[name].defaults else seeds[:1]   # one where chance plays no part
+        row = {"detector": name, "protocol": protocol, "keep": kept, "cache": cache and Path(cache, protocol, name)}
+        row |= of_protocol.get(protocol, {}) | options.get(name, {})
+        study = compare({name: row}, data, its_seeds, folder and Path(folder, protocol, name), **common)
+        found.studies.setdefault(protocol, {}).update(study)
+        found.models += [(protocol, name, *one) for one in kept]
     return found
 
 # %% ../../nbs/experiments/07_gallery.ipynb #44569192

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core.runtime import DataError, unknown_name
 from ..core.widgets import described
@@ -43,15 +44,17 @@ class PublishedTable:
     learned: str = ""          # cross-dataset: layout of the data set that was learned from
     ours: dict = field(default_factory=dict)  # method -> our options for it, in a table whose methods are parts of one
 
-    @property
-    def name(self) -> str:
-        "Such as \"text_guided, Table IV\"."
-        return f"{self.key}, Table {self.number}: {self.title}"
+# %% ../../nbs/experiments/02_published.ipynb #e27d1e40
+@patch(as_prop=True)
+def name(self: PublishedTable) -> str:
+    "Such as \"text_guided, Table IV\"."
+    return f"{self.key}, Table {self.number}: {self.title}"
 
-    @property
-    def rows(self) -> list:
-        "Categories in the printed order, then \"average\"."
-        return list(dict.fromkeys(row for column in self.figures.values() for row in column))
+
+@patch(as_prop=True)
+def rows(self: PublishedTable) -> list:
+    "Categories in the printed order, then \"average\"."
+    return list(dict.fromkeys(row for column in self.figures.values() for row in column))
 
 # %% ../../nbs/experiments/02_published.ipynb #3f848ec1
 def load_tables(
@@ -241,6 +244,16 @@ def render(
 MARKS = "osD^vP"
 
 # %% ../../nbs/experiments/02_published.ipynb #5e4ec2e8
+def _our_dots(axes, rows, ours, which):
+    "Measured columns in black: mean and half of the spread, a little above one another."
+    for n, (title, column) in enumerate(ours.items()):
+        for i, row in enumerate(rows):
+            if row not in column: continue
+            s, y = column[row][which], i + .18 * (n + 1) - .09 * (len(ours) + 1)
+            axes.errorbar(s.mean, y, xerr=s.half, color="k", marker="*o"[n % 2], ms=8 - 3 * (n % 2), capsize=2,
+                          label=title.strip("*") if i == 0 else None)
+
+# %% ../../nbs/experiments/02_published.ipynb #e27d1e42
 def table_dots(
     table: PublishedTable,
     metric: str,                    # one of table.metrics
@@ -260,12 +273,7 @@ def table_dots(
     for n, title in enumerate(published):
         found = [(every[title][row][which], i) for i, row in enumerate(rows) if row in every[title]]
         axes.scatter(*zip(*found), s=42, color=COLOURS[n % 6], marker=MARKS[n % 6], label=title, alpha=.85)
-    for n, title in enumerate(ours):
-        for i, row in enumerate(rows):
-            if row in every[title]:
-                s, y = every[title][row][which], i + .18 * (n + 1) - .09 * (len(ours) + 1)
-                axes.errorbar(s.mean, y, xerr=s.half, color="k", marker="*o"[n % 2], ms=8 - 3 * (n % 2), capsize=2,
-                              label=title.strip("*") if i == 0 else None)
+    _our_dots(axes, rows, {title: every[title] for title in ours}, which)
     axes.set_yticks(range(len(rows)), rows); axes.grid(axis="x", alpha=.4)
     axes.set(xlabel=f"{metric}, %", title=f"{table.key}, Table {table.number}: {table.dataset} {table.group}")
     figure.legend(loc="outside right upper", fontsize=9)
