@@ -101,16 +101,17 @@ class SampleMenu:
         self.sample.observe(weakly(self._chosen), "value")
         self.box = W.VBox([W.HBox([self.sample, self.before, self.after]), W.HBox([self.order, self.only])])
 
-    def wanted(self) -> list:  # of numbers of samples
-        "The samples that pass the filter, in the chosen order; if none passes, the one that is looked at."
-        only, numbers = self.only.value, range(len(self.samples))
-        passes = lambda i: only == "all" or only in (self.samples[i].category, self.samples[i].defect) or only == WRONG and self.wrong[i]
-        key = {"highest score first": lambda i: -self.scores[i], "lowest score first": lambda i: self.scores[i],
-               "by category": lambda i: self.samples[i].category, "by kind of defect": lambda i: self.samples[i].defect}.get(self.order.value)
-        return sorted(filter(passes, numbers), key=key) or [self.sample.value]
-
-
 # %% ../../nbs/lab/04_decide.ipynb #caec59d6
+@patch
+def wanted(self: SampleMenu) -> list:  # of numbers of samples
+    "The samples that pass the filter, in the chosen order; if none passes, the one that is looked at."
+    only, numbers = self.only.value, range(len(self.samples))
+    passes = lambda i: only == "all" or only in (self.samples[i].category, self.samples[i].defect) or only == WRONG and self.wrong[i]
+    key = {"highest score first": lambda i: -self.scores[i], "lowest score first": lambda i: self.scores[i],
+           "by category": lambda i: self.samples[i].category, "by kind of defect": lambda i: self.samples[i].defect}.get(self.order.value)
+    return sorted(filter(passes, numbers), key=key) or [self.sample.value]
+
+
 @patch
 def show(self: SampleMenu,
     scores: np.ndarray,  # (N,) image scores
@@ -120,7 +121,7 @@ def show(self: SampleMenu,
     self.scores, self.wrong = scores, wrong
     if "score" in self.order.value or self.only.value == WRONG: self._changed()
 
-
+# %% ../../nbs/lab/04_decide.ipynb #fb8ad1cb
 @patch
 def _changed(self: SampleMenu, change=None):
     "Order or filter: the same sample stays chosen, unless it is filtered out."
@@ -148,7 +149,7 @@ def _pressed(self: SampleMenu, button):
     "One of the two buttons."
     self.step(1 if button is self.after else -1)
 
-
+# %% ../../nbs/lab/04_decide.ipynb #f18176be
 @patch
 def go(self: SampleMenu,
     i: int,  # number of a sample, listed at present or not
@@ -165,7 +166,6 @@ def step(self: SampleMenu,
     "The next sample, or the one before."
     numbers = [i for _, i in self.sample.options]
     self.sample.value = numbers[(numbers.index(self.sample.value) + by) % len(numbers)]
-
 
 # %% ../../nbs/lab/04_decide.ipynb #dec00108
 def thinned_curve(
@@ -376,7 +376,7 @@ def draw(self: Decision):
     if self.others is not None: rows["report"] = confusion(self.others, self.other_labels, self.threshold)
     self.table.value = confusion_html(rows)
 
-
+# %% ../../nbs/lab/04_decide.ipynb #3b9b13ff
 @patch
 def _moved(self: Decision, change):
     "The slider moved."
@@ -389,7 +389,6 @@ def go_to_best(self: Decision, button=None):
     "The line with the highest F1 on these samples; of several the one that flags fewest."
     f1 = [confusion(self.scores, self.labels, line_for(self.scores, count)).f1 for count in range(len(self.scores) + 1)]
     self.count.value = int(np.argmax(np.nan_to_num(f1)))
-
 
 # %% ../../nbs/lab/04_decide.ipynb #dec00209
 class DecidePanel:
@@ -412,14 +411,15 @@ class DecidePanel:
         self.refresh()
         self.judge()
 
-    def refresh(self, change=None):
-        "Another sample, or another threshold for pixels."
-        i = self.menu.sample.value
-        sample, threshold = self.samples[i], threshold_at_rate(self.normal, self.rate.value)
-        self.image.value = png_bytes(flagged_picture(sample.rgb, self.maps[i], sample.mask, threshold))
-        described(self.image, f"what is found, missed and flagged in vain on sample {self.menu.names[i]}")
-        self.decision.show(self.scores, i)
-
+# %% ../../nbs/lab/04_decide.ipynb #d7ed356a
+@patch
+def refresh(self: DecidePanel, change=None):
+    "Another sample, or another threshold for pixels."
+    i = self.menu.sample.value
+    sample, threshold = self.samples[i], threshold_at_rate(self.normal, self.rate.value)
+    self.image.value = png_bytes(flagged_picture(sample.rgb, self.maps[i], sample.mask, threshold))
+    described(self.image, f"what is found, missed and flagged in vain on sample {self.menu.names[i]}")
+    self.decision.show(self.scores, i)
 
 # %% ../../nbs/lab/04_decide.ipynb #a09db7e6
 @patch

@@ -509,22 +509,16 @@ def within(self: KeptSettings,
     return Table(("", "within", *(metric_label(m, self.clouds) for m in metrics)), tuple(lines))
 
 
-# %% ../../nbs/lab/02_kept.ipynb #66883c2a
+# %% ../../nbs/lab/02_kept.ipynb #6f5f76c6
 @patch
-def compare(self: KeptSettings,
-    a: str,    # names of two rows
-    b: str,
-) -> Table:
-    "Two rows and what the second has more or less."
-    one, two = self[a], self[b]
+def numbers_beside(self: KeptSettings,
+    one: KeptRow,   # the first
+    two: KeptRow,   # the second
+) -> list:          # of (metric, number of the first row, of the second, how much more or less)
+    "The metrics of two rows; the difference of two numbers is told if they are of the same samples."
     same = lambda part: (one.origin.data.get(part) or {}).get("fingerprint") == (two.origin.data.get(part)
                                                                                  or {}).get("fingerprint")
     rows = []
-    for name in every((one.weights, two.weights)):
-        v, w = one.weights.get(name), two.weights.get(name)
-        numbers = all(isinstance(value, (int, float)) for value in (v, w))
-        rows.append((self.label(name), weight_text(v), weight_text(w), "equal" if v == w else difference_text(v, w)
-                     if numbers else "other"))
     for part, before, old, new in (("samples", "", one.metrics, two.metrics),
                                    ("report", "report: ", one.report, two.report)):
         for name in every((old, new)):
@@ -532,6 +526,32 @@ def compare(self: KeptSettings,
             told = difference_text(old.get(name), new.get(name), *pair) if same(part) else "other samples"
             rows.append((before + metric_label(name, self.clouds), number_text(old.get(name), pair[0]),
                          number_text(new.get(name), pair[1]), told))
+    return rows
+
+# %% ../../nbs/lab/02_kept.ipynb #66883c2a
+@patch
+def weights_beside(self: KeptSettings,
+    one: KeptRow,   # the first
+    two: KeptRow,   # the second
+) -> list:          # of (weight, value in the first row, in the second, how much more or less)
+    "The weights of two rows, and what the second has more or less."
+    rows = []
+    for name in every((one.weights, two.weights)):
+        v, w = one.weights.get(name), two.weights.get(name)
+        numbers = all(isinstance(value, (int, float)) for value in (v, w))
+        rows.append((self.label(name), weight_text(v), weight_text(w), "equal" if v == w else difference_text(v, w)
+                     if numbers else "other"))
+    return rows
+
+
+@patch
+def compare(self: KeptSettings,
+    a: str,    # names of two rows
+    b: str,
+) -> Table:
+    "Two rows and what the second has more or less."
+    one, two = self[a], self[b]
+    rows = self.weights_beside(one, two) + self.numbers_beside(one, two)
     notes = [*origin_differences(one.origin, two.origin),
              *(["computed with other versions"] if one.versions != two.versions else [])]
     notes = [note.replace(" there", f" for {a!r}").replace(" here", f" for {b!r}") for note in notes]
@@ -616,12 +636,12 @@ def rows_in(
                                           {name: numbers(one) for name, one in record.get("groups", {}).items()})
     return list(rows.values())
 
-# %% ../../nbs/lab/02_kept.ipynb #6460dafd
+# %% ../../nbs/lab/02_kept.ipynb #d74674d5
 @patch
-def load(self: KeptSettings,
+def rows_of_file(self: KeptSettings,
     path,       # a file that `save` wrote
-) -> str:       # what came of it, in a sentence
-    "Add the rows of a file. Those of another detector or of other samples are marked, with the reason."
+) -> tuple:     # its rows, and in sentences why they are not of this detector and these samples
+    "What is in a file; refuses what is no file of kept rows, or a damaged one."
     try:
         study = load_study(path)
         if study.settings.get("protocol") != "lab":
@@ -634,6 +654,15 @@ def load(self: KeptSettings,
         if isinstance(error, DataError): raise
         raise DataError(path, f"a damaged study ({type(error).__name__}: {error})", "a file as `save` wrote it",
                         "Copy it again; nothing was changed.") from error
+    return found, faults
+
+# %% ../../nbs/lab/02_kept.ipynb #6460dafd
+@patch
+def load(self: KeptSettings,
+    path,       # a file that `save` wrote
+) -> str:       # what came of it, in a sentence
+    "Add the rows of a file. Those of another detector or of other samples are marked, with the reason."
+    found, faults = self.rows_of_file(path)
     new = [row for row in found if not any(replace(row, name=known.name) == known for known in self.rows)]
     if new:
         rows = list(self.rows)
@@ -826,9 +855,8 @@ class KeptTable:
 # %% ../../nbs/lab/02_kept.ipynb #8a9dc582
 @patch
 def _controls(self: KeptTable):
-    "Make everything that can be chosen, written or pressed."
+    "Make everything that can be chosen or written, and the places for tables."
     import ipywidgets as W
-    button = lambda text, tip: W.Button(description=text, tooltip=tip, layout=W.Layout(width="auto"))
     wide = {"style": {"description_width": "90px"}, "layout": {"width": "320px"}}
     # sent when one leaves the field: of texts that are sent while one types, a click may overtake the last
     text = lambda name, told, value="": W.Text(value=value, description=name, placeholder=told, continuous_update=False,
@@ -836,6 +864,18 @@ def _controls(self: KeptTable):
     self.list = W.Select(description="rows", rows=7, style=wide["style"], layout=W.Layout(width="450px"))
     self.name, self.file = text("name", "of the row; empty: row 1, row 2 ..."), text("file", "kept.json", "kept.json")
     self.other, self.files = (W.Dropdown(description=name, **wide) for name in ("compare with", "files here"))
+    self._buttons()
+    self.list.observe(weakly(self._chosen), "value")
+    self.files.observe(weakly(self._named), "value")
+    self.table, self.beside = (W.HTML(layout=W.Layout(overflow="auto", max_width="100%")) for _ in range(2))
+    self.message = W.HTML(layout=W.Layout(max_width="450px"))
+
+# %% ../../nbs/lab/02_kept.ipynb #fa471650
+@patch
+def _buttons(self: KeptTable):
+    "A button in the panel for each thing that can be done, with what it does."
+    import ipywidgets as W
+    button = lambda text, tip: W.Button(description=text, tooltip=tip, layout=W.Layout(width="auto"))
     actions = {"keep": (self.keep, "add the present setting as a row"),
                "set sliders": (self.use, "set the weights of the chosen row"),
                "rename": (self.rename, "give the chosen row the name in the field"),
@@ -849,10 +889,6 @@ def _controls(self: KeptTable):
     self.buttons = {name: button(name, tip) for name, (_, tip) in actions.items()}
     self.actions = {name: weakly(action) for name, (action, _) in actions.items()}
     for one in self.buttons.values(): one.on_click(weakly(self._pressed))
-    self.list.observe(weakly(self._chosen), "value")
-    self.files.observe(weakly(self._named), "value")
-    self.table, self.beside = (W.HTML(layout=W.Layout(overflow="auto", max_width="100%")) for _ in range(2))
-    self.message = W.HTML(layout=W.Layout(max_width="450px"))
 
 # %% ../../nbs/lab/02_kept.ipynb #99cfe1ec
 @patch
