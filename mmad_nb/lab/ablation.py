@@ -34,7 +34,7 @@ from ..scoring.thresholds import threshold_at_rate
 
 # %% auto #0
 __all__ = ['Ablation', 'ablate', 'fuse_only', 'with_known', 'change_text', 'metric_table', 'LiveCloud', 'masks_of', 'Judge',
-           'as_list', 'check_detector', 'check_weights', 'component_strip', 'AblationLab', 'Newest', 'asked_by_page']
+           'as_list', 'check_detector', 'check_weights', 'component_strip', 'AblationLab', 'asked_by_page', 'Newest']
 
 # %% ../../nbs/lab/05_ablation.ipynb #e67cb6a8
 @dataclass(frozen=True)
@@ -297,7 +297,6 @@ def _start(self: AblationLab):
     self.show_sample()
     self.show_numbers()
 
-
 # %% ../../nbs/lab/05_ablation.ipynb #02ab9749
 @patch(as_prop=True)
 def weights(self: AblationLab) -> dict:
@@ -405,6 +404,13 @@ def _tabs(self: AblationLab, cloud, flag):
 def _ipython_display_(self: AblationLab):
     show_panel(self)
 
+# %% ../../nbs/lab/05_ablation.ipynb #6554d0c6
+def asked_by_page() -> bool:
+    "Whether the kernel answers a message of a widget at present, in place of a cell."
+    from IPython import get_ipython
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is not None and (kernel.get_parent() or {}).get("header", {}).get("msg_type") == "comm_msg"
+
 # %% ../../nbs/lab/05_ablation.ipynb #5a0e0001
 class Newest:
     "Work in the background of which only the newest counts: what was asked for before is given up."
@@ -444,13 +450,6 @@ def wait(self: Newest):
     "Return when everything is done."
     if self.future: self.future.result()
 
-
-# %% ../../nbs/lab/05_ablation.ipynb #6554d0c6
-def asked_by_page() -> bool:
-    "Whether the kernel answers a message of a widget at present, in place of a cell."
-    from IPython import get_ipython
-    kernel = getattr(get_ipython(), "kernel", None)
-    return kernel is not None and (kernel.get_parent() or {}).get("header", {}).get("msg_type") == "comm_msg"
 
 # %% ../../nbs/lab/05_ablation.ipynb #a4a1b662
 @patch
@@ -764,7 +763,7 @@ def groups_of(self: AblationLab,
         rows |= each.evaluate(result.maps, result.scores).groups
     return rows
 
-
+# %% ../../nbs/lab/05_ablation.ipynb #64531c3b
 @patch
 def show_kinds(self: AblationLab):
     "The metrics within each category and for each kind of defect."

@@ -139,18 +139,9 @@ def _bar(fig, axes, limits, name="magma"):
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(*limits), name)
     fig.colorbar(scale, ax=axes, extend="max", aspect=30, fraction=0.05, pad=0.01)
 
-# %% ../../nbs/lab/01_figures.ipynb #ef84096c
-def show_maps(
-    samples,                # the N samples, or the N clouds
-    maps,                   # {title: (N,H,W)}, or one (N,H,W); of clouds a list of N (n,), or (points of all,)
-    limits=None,            # (low, high) of the colours; None: one pair for each title, shared by all samples
-    opacity: float = 0.8,   # of the highest score's colour over the photo
-):                          # matplotlib Figure
-    "One row a sample: the photo with the defect outlined, then each map over the photo; or a cloud, and its scores."
-    maps = maps if isinstance(maps, dict) else {"anomaly map": maps}
-    if len({isinstance(one, Cloud) for one in samples}) > 1:
-        raise DataError("samples", "samples and clouds", "one kind", "Draw each kind in a figure of its own.")
-    if len(samples) and isinstance(samples[0], Cloud): return _cloud_rows(samples, maps, limits)
+# %% ../../nbs/lab/01_figures.ipynb #af22c8b3
+def _photo_rows(samples, maps, limits, opacity):
+    "One row a sample: the photo with the defect outlined, then each map over the photo."
     for title, values in maps.items():
         if len(values) != len(samples):
             raise DataError(f"maps {title!r}", f"{len(values)} maps", f"{len(samples)}, one a sample",
@@ -166,6 +157,20 @@ def show_maps(
             ax.imshow(overlay(sample.rgb, score, own, opacity, sample.mask))
         _bar(fig, axes[:, column], own)
     return fig
+
+# %% ../../nbs/lab/01_figures.ipynb #ef84096c
+def show_maps(
+    samples,                # the N samples, or the N clouds
+    maps,                   # {title: (N,H,W)}, or one (N,H,W); of clouds a list of N (n,), or (points of all,)
+    limits=None,            # (low, high) of the colours; None: one pair for each title, shared by all samples
+    opacity: float = 0.8,   # of the highest score's colour over the photo
+):                          # matplotlib Figure
+    "One row a sample: the photo with the defect outlined, then each map over the photo; or a cloud, and its scores."
+    maps = maps if isinstance(maps, dict) else {"anomaly map": maps}
+    if len({isinstance(one, Cloud) for one in samples}) > 1:
+        raise DataError("samples", "samples and clouds", "one kind", "Draw each kind in a figure of its own.")
+    if len(samples) and isinstance(samples[0], Cloud): return _cloud_rows(samples, maps, limits)
+    return _photo_rows(samples, maps, limits, opacity)
 
 # %% ../../nbs/lab/01_figures.ipynb #7abd6fea
 def show_components(
