@@ -25,6 +25,7 @@ from ..core.charts import titled
 from ..features.zoo import find_weights, load_weights, unreachable
 from ..pretraining.diffusion import (FIRST, LAST, STEPS, WORDS, TinyDiffusion, denoising_loss, fold,
                                             need_diffusion, noise_guess, unfold)
+from .estimator import scheduler_settings
 
 # %% auto #0
 __all__ = ['PROJECTIONS', 'SEEDS', 'GENERATORS', 'ALIASES', 'check_photos', 'first_photos', 'updated', 'Adapter', 'working_size',
@@ -218,8 +219,7 @@ def base_fingerprint(self: PhotoGenerator) -> str:
     "16 hexadecimal digits that change with the published weights, the words and the working size."
     state = {name: value for name, value in self.unet.state_dict().items() if "lora_" not in name}
     state = {name.replace(".base_layer", ""): value for name, value in state.items()}
-    said = {name: value for name, value in self.scheduler.config.items() if not name.startswith("_")}   # the rest is diffusers' own, in no order
-    return content_hash(self.name, self.side, state, self.words(), said)
+    return content_hash(self.name, self.side, state, self.words(), scheduler_settings(self.scheduler))
 
 
 @patch(as_prop=True)

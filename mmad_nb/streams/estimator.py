@@ -29,8 +29,8 @@ from ..pretraining.normals import NormalUNet, degrees, turn_loss
 
 # %% auto #0
 __all__ = ['MARIGOLD', 'TO_SENSOR', 'ESTIMATORS', 'ALIASES', 'check_photos', 'NormalEstimator', 'tiny_estimator', 'find_marigold',
-           'write_tiny_marigold', 'marigold_estimator', 'list_estimators', 'create_estimator', 'gaussian_transfer',
-           'blurred', 'taper', 'band_sums', 'transfer', 'matching_sigma', 'BlurPanel']
+           'write_tiny_marigold', 'scheduler_settings', 'marigold_estimator', 'list_estimators', 'create_estimator',
+           'gaussian_transfer', 'blurred', 'taper', 'band_sums', 'transfer', 'matching_sigma', 'BlurPanel']
 
 # %% ../../nbs/streams/01_estimator.ipynb #c5ec003e
 def check_photos(
@@ -196,6 +196,13 @@ def _runner(pipe, device, dtype, steps, ensemble, seed, resolution):
         return out.prediction.float().cpu() * sign
     return network
 
+# %% ../../nbs/streams/01_estimator.ipynb #5e771ed0
+def scheduler_settings(
+    scheduler,  # of diffusers
+) -> dict:
+    "What a scheduler was made with; without diffusers' own notes, which stand in another order in each process."
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+
 # %% ../../nbs/streams/01_estimator.ipynb #d1d6ab16
 def marigold_estimator(
     weights=None,                        # a folder, or a repository of the hub; "random"; None: look for the published one
@@ -219,7 +226,7 @@ def marigold_estimator(
     if dtype != torch.float32: pipe.to(dtype)
     pipe.set_progress_bar_config(disable=True)
     parts = {name: part.state_dict() for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    mark = content_hash(parts, dict(pipe.scheduler.config), steps, ensemble, seed, resolution, str(dtype))
+    mark = content_hash(parts, scheduler_settings(pipe.scheduler), steps, ensemble, seed, resolution, str(dtype))
     return NormalEstimator("marigold-normals-v1-1", _runner(pipe, device, dtype, steps, ensemble, seed, resolution), mark, f"{origin}; {steps} steps, ensemble of {ensemble}")
 
 # %% ../../nbs/streams/01_estimator.ipynb #d2160fc5
