@@ -3700,6 +3700,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mmad_nb/streams/estimator.py'),
                                            'mmad_nb.streams.estimator.matching_sigma': ( 'streams/estimator.html#matching_sigma',
                                                                                          'mmad_nb/streams/estimator.py'),
+                                           'mmad_nb.streams.estimator.scheduler_settings': ( 'streams/estimator.html#scheduler_settings',
+                                                                                             'mmad_nb/streams/estimator.py'),
                                            'mmad_nb.streams.estimator.taper': ( 'streams/estimator.html#taper',
                                                                                 'mmad_nb/streams/estimator.py'),
                                            'mmad_nb.streams.estimator.tiny_estimator': ( 'streams/estimator.html#tiny_estimator',
