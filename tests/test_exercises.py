@@ -170,6 +170,39 @@ def said(cell):
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
+def test_a_cell_may_take_five_minutes():
+    "As the project's page says; nbgrader knows the setting by this name."
+    from traitlets.config.loader import PyFileConfigLoader
+    settings = PyFileConfigLoader(str(ROOT / ".ci/nbgrader_config.py")).load_config()
+    assert settings.Execute.timeout == 300
+    assert "Each cell may take five minutes when it is graded" in cells(ROOT / "nbs/exercises/09_project.ipynb")[0].source
+    if find_spec("nbgrader"):
+        from nbgrader.preprocessors import Execute
+        assert Execute(config=settings).timeout == 300
+
+
+@pytest.mark.parametrize("kind", ["number", "float32", "tensor", "tensor (1,)"])
+def test_a_threshold_is_judged_by_its_value_alone(kind, capsys):
+    "Whoever works in torch keeps the threshold as a tensor. By hand: at 0.2 nothing is missed; at 0.7 one part is, which costs 5."
+    import numpy as np
+    import torch
+    from mmad_nb.core import check
+    scores = np.array([.1, .7, .2, .9], np.float32)                    # good, damaged, damaged, damaged
+    detector = type("Detector", (), {"fuse": lambda self, parts: parts, "image_scores": lambda self, maps: maps})()
+    judge = by_id(nbformat.read(ROOT / "nbs/exercises/09_project.ipynb", as_version=4))["project_4_check"].source
+
+    def told(threshold, expected):
+        known = dict(np=np, check=check, detector=detector, bad_of=lambda samples: np.array([False, True, True, True]), validation=None, parts=scores,
+                     weights={}, alarm=10, miss=5, threshold=threshold, expected=expected)
+        try: exec(judge, known)
+        except AssertionError: pass
+        return known["ok"], capsys.readouterr().out
+    as_kind = {"number": float, "float32": np.float32, "tensor": torch.tensor, "tensor (1,)": lambda x: torch.tensor([x])}[kind]
+    assert told(as_kind(float(scores[2])), 0) == (True, "Yes.\n")
+    assert told(as_kind(float(scores[1])), 5) == (False, "Hint: another threshold costs less. Try every score that occurs.\n")
+    assert "is not what this threshold costs" in told(as_kind(float(scores[1])), 0)[1]
+
+
 @needs_nbgrader
 def test_students_get_no_solution(course):
     text = (course / "release/01_capture/01_capture.ipynb").read_text(encoding="utf8")

@@ -131,6 +131,42 @@ def checked_folder(path: str, what: str) -> Path:
     return folder
 
 # %% ../../nbs/experiments/04_command.ipynb #a8cd2e57
+def _need_known(protocol, rule, size):
+    "Refuse wrong names and sizes before anything is opened."
+    from mmad_nb.experiments.protocols import PROTOCOLS, RULES
+    if protocol not in PROTOCOLS: raise unknown_name("protocol", protocol, PROTOCOLS)
+    if rule not in RULES: raise unknown_name("rule", rule, RULES)
+    if not 16 <= size <= 4096:
+        raise DataError("--size", f"{size}", "a number of pixels from 16 to 4096", "The papers use 224.")
+
+
+def _opened(data, test_data, categories, size, shots, train_on, test_on):
+    "The data set, what the protocol is told, and the layouts (they are part of the study's name)."
+    from mmad_nb.experiments.protocols import LAYOUTS, find_layout, open_data
+    layout, tested = find_layout(data), test_data and find_layout(test_data)
+    sized = lambda kind: {"size": size} if "size" in inspect.signature(LAYOUTS[kind][1]).parameters else {}
+    told = {"shots": numbers(shots, "--shots"), "train_on": names(train_on), "test_on": names(test_on),
+            "test_data": test_data and open_data(test_data, tested, **sized(tested))}
+    opened = open_data(data, layout, names(categories) or None, **sized(layout))
+    return opened, {name: value for name, value in told.items() if value}, (layout, tested)
+
+# %% ../../nbs/experiments/04_command.ipynb #e47d1e40
+def _file_name(detector, protocol, layouts): return f"{'-'.join(filter(None, (detector, protocol, *layouts)))}.json"
+
+
+def _run(protocol, detector, opened, path, device, rule, **options):
+    "The study, by one process or by those of an `accelerate launch`; the first of them writes the tables."
+    from mmad_nb.experiments.protocols import run_protocol
+    device = str(pick_device(device)) if device else None
+    accelerator = launched(device or "")
+    device = device or (accelerator and str(accelerator.device))
+    study = run_protocol(protocol, detector, opened, path=path, device=device, accelerator=accelerator, **options)
+    if accelerator is None or accelerator.is_main_process: write_tables(study, rule)
+    if accelerator:  # a process that just stops may abort over its open connections
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+# %% ../../nbs/experiments/04_command.ipynb #e47d1e42
 def evaluate(
     data: str,                  # folder of a data set: MVTec 3D-AD, Eyecandies, Real3D-AD or Anomaly-ShapeNet
     detector: str = "cfm",      # its name; a wrong one is answered with the list
@@ -151,29 +187,11 @@ def evaluate(
     cache: str = "",            # folder to keep features in; by default inside --out
 ):
     "Train and test a detector as a protocol says; a second call goes on where the first one was stopped."
-    from mmad_nb.experiments.protocols import LAYOUTS, PROTOCOLS, RULES, find_layout, open_data, run_protocol
-    if protocol not in PROTOCOLS: raise unknown_name("protocol", protocol, PROTOCOLS)
-    if rule not in RULES: raise unknown_name("rule", rule, RULES)
-    if not 16 <= size <= 4096:
-        raise DataError("--size", f"{size}", "a number of pixels from 16 to 4096", "The papers use 224.")
+    _need_known(protocol, rule, size)
     folder, cache = checked_folder(out, "--out"), checked_folder(cache or f"{out}/features", "--cache")
-    device = str(pick_device(device)) if device else None
-    layout = find_layout(data)
-    sized = lambda kind: {"size": size} if "size" in inspect.signature(LAYOUTS[kind][1]).parameters else {}
-    tested = test_data and find_layout(test_data)
-    given = {"shots": numbers(shots, "--shots"), "train_on": names(train_on), "test_on": names(test_on),
-             "test_data": test_data and open_data(test_data, tested, **sized(tested))}
-    accelerator = launched(device or "")
-    device = device or (accelerator and str(accelerator.device))
-    study = run_protocol(protocol, detector, open_data(data, layout, names(categories) or None, **sized(layout)),
-                         seeds=numbers(seeds, "--seeds"), path=folder / f"{'-'.join(filter(None, (detector, protocol, layout, tested)))}.json",
-                         encoders=encoders, device=device, weights=settings(weights, "--weights"), cache=cache,
-                         accelerator=accelerator,
-                         **{name: value for name, value in given.items() if value}, **settings(options, "--options"))
-    if accelerator is None or accelerator.is_main_process: write_tables(study, rule)
-    if accelerator:  # a process that just stops may abort over its open connections
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
+    opened, told, layouts = _opened(data, test_data, categories, size, shots, train_on, test_on)
+    _run(protocol, detector, opened, folder / _file_name(detector, protocol, layouts), device, rule, encoders=encoders,
+         cache=cache, seeds=numbers(seeds, "--seeds"), weights=settings(weights, "--weights"), **told, **settings(options, "--options"))
 
 # %% ../../nbs/experiments/04_command.ipynb #4d54a1df
 def write_tables(study, rule: str):

@@ -656,6 +656,46 @@ def begin_study(
     return study
 
 # %% ../../nbs/experiments/01_protocols.ipynb #87d1e647
+def _options_of(protocol, options):
+    "Those of the protocol, and those of the detector."
+    if protocol not in PROTOCOLS: raise unknown_name("protocol", protocol, PROTOCOLS)
+    if "seed" in options: raise DataError("seed", repr(options["seed"]), "seeds=(...), one or more", "Write seeds=(0,).")
+    known = inspect.signature(PROTOCOLS[protocol][0]).parameters
+    return {k: v for k, v in options.items() if k in known}, {k: v for k, v in options.items() if k not in known}
+
+
+def _seeds_for(detector, seeds):
+    "A list of them; several are refused where chance plays no part."
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    if not seeds: raise DataError("seeds", "none", "at least one number", "Try seeds=(0, 1, 2).")
+    if len(seeds) > 1 and "seed" not in detector.config():
+        raise DataError(f"seeds of {detector.name!r}", f"{seeds}", "one: it has nothing to do with chance",
+                        "Give seeds=(0,).")
+    return seeds
+
+
+def _settings_of(protocol, detector, weights):
+    "What a study's numbers depend on, without seed and data."
+    config = {name: value for name, value in detector.config().items() if name != "seed"}
+    return {"protocol": protocol, "detector": config, "stands_on": detector.fingerprints(), "weights": weights or {}}
+
+# %% ../../nbs/experiments/01_protocols.ipynb #e17d1e46
+def _known_of(data, test_data):
+    "What a study says of its data; `test_data`: of another data set, or None."
+    known = {"title": data.title, "layout": data.layout, "forged": data.forged,
+             "train": fingerprint(data.train), "test": fingerprint(data.test)}
+    if test_data is None: return known
+    tested = as_splits(test_data)
+    return known | {"test_data": fingerprint(tested.test), "test_title": tested.title, "test_layout": tested.layout,
+                    "forged": data.forged or tested.forged}
+
+
+def _unfinished(study, tasks, seeds):
+    "For each training its task, its seed and the categories that the study does not hold yet."
+    done = {(r["group"], r["category"], r["seed"]) for r in study.records}
+    return [(task, seed, [c for c in task.test if (task.group, c, seed) not in done]) for task in tasks for seed in seeds]
+
+# %% ../../nbs/experiments/01_protocols.ipynb #e17d1e48
 def run_protocol(
     protocol: str,             # one of PROTOCOLS
     detector: str,             # one of list_detectors()
@@ -671,40 +711,22 @@ def run_protocol(
     **options,                 # of the protocol (shots, train_on, test_on, test_data) and of the detector
 ) -> Study:
     "Train and test a detector as a protocol says, with every seed."
-    if protocol not in PROTOCOLS: raise unknown_name("protocol", protocol, PROTOCOLS)
-    make_tasks, seeds = PROTOCOLS[protocol][0], [seeds] if isinstance(seeds, int) else list(seeds)
-    if "seed" in options: raise DataError("seed", repr(options["seed"]), "seeds=(...), one or more", "Write seeds=(0,).")
-    its = {name: options.pop(name) for name in list(options) if name in inspect.signature(make_tasks).parameters}
+    its, options = _options_of(protocol, options)
     first = create_detector(detector, encoders, device, **options)               # bad options end here, before any work
     learns, data, workers = need_fit_for(protocol, first), as_splits(data), Workers(accelerator)
-    if not seeds: raise DataError("seeds", "none", "at least one number", "Try seeds=(0, 1, 2).")
-    if len(seeds) > 1 and "seed" not in first.config():
-        raise DataError(f"seeds of {detector!r}", f"{seeds}", "one: it has nothing to do with chance",
-                        "Give seeds=(0,).")
+    seeds = _seeds_for(first, seeds)
     need_weights(first, weights or {})
-    tasks = make_tasks(data, learns, **its)
-    config = {name: value for name, value in first.config().items() if name != "seed"}
-    known = {"title": data.title, "layout": data.layout, "forged": data.forged,
-             "train": fingerprint(data.train), "test": fingerprint(data.test)}
-    if its.get("test_data") is not None:
-        tested = as_splits(its["test_data"])
-        known |= {"test_data": fingerprint(tested.test), "test_title": tested.title, "test_layout": tested.layout,
-                  "forged": data.forged or tested.forged}
-    settings = {"protocol": protocol, "detector": config, "stands_on": first.fingerprints(), "weights": weights or {}}
-    study = begin_study(path, settings, known, first.provenance)
-    workers.wait()
+    tasks, known = PROTOCOLS[protocol][0](data, learns, **its), _known_of(data, its.get("test_data"))
+    study = begin_study(path, _settings_of(protocol, first, weights), known, first.provenance)
     seeded = lambda seed: {"seed": seed} if "seed" in first.config() else {}
     make = lambda seed: create_detector(detector, encoders, device, **options, **seeded(seed))
-    go_through(study, tasks, seeds, make, weights or {}, cache, workers, keep)
-    return study
+    return go_through(study, tasks, seeds, make, weights or {}, cache, workers, keep)
 
 # %% ../../nbs/experiments/01_protocols.ipynb #b1f0e1c9
-def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cache, workers: Workers, keep=None):
+def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cache, workers: Workers, keep=None) -> Study:
     "Measure what the study does not hold yet, and write it down after each category."
-    done = {(r["group"], r["category"], r["seed"]) for r in study.records}
-    runs = [(task, seed, [c for c in task.test if (task.group, c, seed) not in done])
-            for task in tasks for seed in seeds]
-    read = Reader()
+    workers.wait()
+    runs, read = _unfinished(study, tasks, seeds), Reader()
     bar = progress(None, study.settings["protocol"], total=sum(len(todo) for _, _, todo in runs))
     for task, seed, todo in (run for run in runs if run[2]):
         run = content_hash(study.settings, study.data, task.group, task.trained_on, seed)  # never another run's model
@@ -725,6 +747,7 @@ def go_through(study: Study, tasks: list, seeds: list, make, weights: dict, cach
     bar.close()
     if study.path and workers.number == 0: shutil.rmtree(study.path.with_suffix(".unfinished"), ignore_errors=True)
     workers.wait()
+    return study
 
 # %% ../../nbs/experiments/01_protocols.ipynb #4ca83a5e
 def learned_megabytes(
