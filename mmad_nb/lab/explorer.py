@@ -366,7 +366,6 @@ class Explorer:
         samples=None,     # the N samples or clouds to look at, all with a mask or labels
         components=None,  # {detector: its components of these samples} where they are there; others are computed
     ):
-        import ipywidgets as W
         if isinstance(first, (list, dict)) and second is not None:      # Explorer([a, b, c], samples, components)
             second, samples, components = None, second, samples if components is None else components
         settings, self.samples = named_settings(first, second), as_list(samples)
@@ -378,17 +377,31 @@ class Explorer:
         for detector, _ in settings.values():   # the only time that a network runs, and once for each detector
             if detector not in known: known[detector] = detector.components(self.samples)
         self.sides = {name: Side(name, *one, known[one[0]], self.truth) for name, one in settings.items()}
-        names, detectors = list(self.sides), {id(side.detector) for side in self.sides.values()}
-        self.menus = {place: W.Dropdown(options=names, value=name, description=place) for place, name in zip(("left", "right"), names)}
-        self.sample = wide(W.Dropdown(options=[(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)], description="sample"))
-        self.scale = W.Dropdown(options=("score", "rank"), value="score" if len(detectors) == 1 else "rank", description="scale")
-        self.judged = W.Dropdown(options=self.truth.judged, description="metrics")
+        self._menus()
+        self._pieces()
         self._build()
-        controls = self.sample, self.scale, self.outline, self.judged, *(c for side in self.sides.values() for c in side.controls.values())
-        for control in controls: control.observe(weakly(self._follow), "value")
-        for menu in self.menus.values(): menu.observe(weakly(self._exchange), "value")
+        self._listen()
         self.close = close_with(self, self.box, *self.link, *(side.box for side in self.sides.values()), also=[self.newest.stop])      # frees everything at once
         self.refresh()
+
+# %% ../../nbs/lab/07_explorer.ipynb #022258e8
+@patch
+def _menus(self: Explorer):
+    "The menus: who stands on each side, which sample, in which scale, and whose metrics."
+    import ipywidgets as W
+    names, detectors = list(self.sides), {id(side.detector) for side in self.sides.values()}
+    self.menus = {place: W.Dropdown(options=names, value=name, description=place) for place, name in zip(("left", "right"), names)}
+    self.sample = wide(W.Dropdown(options=[(f"{i}: {s.category}, {s.defect}", i) for i, s in enumerate(self.samples)], description="sample"))
+    self.scale = W.Dropdown(options=("score", "rank"), value="score" if len(detectors) == 1 else "rank", description="scale")
+    self.judged = W.Dropdown(options=self.truth.judged, description="metrics")
+
+
+@patch
+def _listen(self: Explorer):
+    "Tie all controls to what they do."
+    controls = self.sample, self.scale, self.outline, self.judged, *(c for side in self.sides.values() for c in side.controls.values())
+    for control in controls: control.observe(weakly(self._follow), "value")
+    for menu in self.menus.values(): menu.observe(weakly(self._exchange), "value")
 
 # %% ../../nbs/lab/07_explorer.ipynb #c20e339a
 @patch(as_prop=True)
@@ -474,12 +487,12 @@ def _pictures(self: Explorer):
     for part, image in self.images.items(): image.add_class(f"mmad-{part}-map")
     return self.images
 
-# %% ../../nbs/lab/07_explorer.ipynb #90ec376a
+# %% ../../nbs/lab/07_explorer.ipynb #cbb5ec9f
 @patch
-def _build(self: Explorer):
-    "Make the widgets that show things and put them into `self.box`: each side over its sliders, then the numbers, the rest below."
+def _pieces(self: Explorer):
+    "Make the bars, the tables, the buttons and the other things to press."
     import ipywidgets as W
-    wrap, self.titles = W.Layout(flex_flow="row wrap"), {}
+    self.titles = {}
     self.bars = {part: W.HTML() for part in ("left", "right", "difference")}
     self.table, self.overview, self.message = W.HTML(), W.HTML(), W.HTML()
     self.table.add_class("mmad-metrics")
@@ -493,7 +506,14 @@ def _build(self: Explorer):
     self.button = W.Button(description="as at the start", tooltip="set all weights and colour limits to those of the start")
     for button in (self.before, self.after, self.rescale, self.button): button.on_click(weakly(self._pressed))
     self.scale.layout.width, self.scale.style.description_width = "170px", "60px"
-    clouds, columns = self._clouds(), []
+
+# %% ../../nbs/lab/07_explorer.ipynb #90ec376a
+@patch
+def _build(self: Explorer):
+    "Put everything into `self.box`: each side over its sliders, then the numbers, the rest below."
+    import ipywidgets as W
+    wrap, columns = W.Layout(flex_flow="row wrap"), []
+    clouds = self._clouds()
     shown = self._pictures() if self.photos else clouds
     for side in self.sides.values(): side.box = _controls_of(side)
     self.weights = {place: W.VBox() for place in self.menus}

@@ -23,8 +23,8 @@ from ..scoring.sweep import Sweep, Turns, coarse_to_fine, gently
 
 # %% auto #0
 __all__ = ['MARKS', 'LEAST', 'Axis', 'log_range', 'weight_axis', 'ratio_axis', 'some_of', 'only_ratio', 'Intervals',
-           'says_nothing', 'SweepCurve', 'square_order', 'filled', 'cells_svg', 'contours_svg', 'bar_svg', 'mark_svg',
-           'HeatMap', 'TrainingGrid', 'SweepLab']
+           'says_nothing', 'SweepCurve', 'square_order', 'filled', 'cell_edges', 'cells_svg', 'contours_svg', 'bar_svg',
+           'mark_svg', 'HeatMap', 'TrainingGrid', 'SweepLab']
 
 # %% ../../nbs/lab/03_sweeps.ipynb #5e300014
 @dataclass(frozen=True)
@@ -161,7 +161,6 @@ class SweepCurve:
         twins=(),              # of (detector, components), trained with other seeds: draws their band
         band: str = "",        # what the band is, in words
     ):
-        import ipywidgets as W
         self.detector, self.components, self.evaluator, self.turns, self.known = detector, components, evaluator, Turns(), {}
         self.numeric = {w.name: w for w in detector.weights if not w.choices and not w.idle(components)}
         self.judge = Intervals(evaluator, interval, twins) if interval is not None or twins else None
@@ -169,20 +168,27 @@ class SweepCurve:
         pairs = [(b, a) for a, b in combinations(self.numeric, 2) if self.numeric[a].low == self.numeric[b].low == 0
                  and only_ratio(detector, components, evaluator, (b, a))]
         self.ratios = {f"{b}:{a}": ratio_axis(self.numeric[b], self.numeric[a]) for b, a in pairs}
-        axes = [(w.symbol or w.name, w.name) for w in self.numeric.values()] + [(axis.label, key) for key, axis in self.ratios.items()]
-        self.weight = wide(W.Dropdown(options=axes, description="over"))
-        self.metric = wide(W.Dropdown(options=[(metric_label(n, self.clouds), n) for n in names], description="metric"))
-        self.log = W.Checkbox(description="log axis", indent=False, layout=W.Layout(width="100px"))
-        self.best = W.Button(description="go to best", tooltip="the weight with the highest value of this metric")
         self.move = move
-        self.chart = Chart("the metric over the weight", pointed=move and weakly(self._clicked))
         self.sweep, self.band, self.drawn, self.asked = None, None, None, None
         self.line, self.here = ([], []), (float("nan"), float("nan"))
         self.one_at_a_time = threading.RLock()         # a sweep draws from its own thread, a slider from this one
-        said = [W.HTML(f"<small>band: {escape(band)}, at 11 positions</small>")] if band and self.judge else []
-        row = W.HBox([self.weight, self.log, self.best], layout=W.Layout(flex_flow="row wrap"))
-        self.box = W.VBox([self.metric, row, self.chart.box, *said] if axes else [])
-        self.log.observe(weakly(self._again), "value")
+        self._build(names, band)
+
+# %% ../../nbs/lab/03_sweeps.ipynb #09d7d8d7
+@patch
+def _build(self: SweepCurve, names, band):
+    "The menus of what can be swept, the button and the chart, in `self.box`."
+    import ipywidgets as W
+    axes = [(w.symbol or w.name, w.name) for w in self.numeric.values()] + [(axis.label, key) for key, axis in self.ratios.items()]
+    self.weight = wide(W.Dropdown(options=axes, description="over"))
+    self.metric = wide(W.Dropdown(options=[(metric_label(n, self.clouds), n) for n in names], description="metric"))
+    self.log = W.Checkbox(description="log axis", indent=False, layout=W.Layout(width="100px"))
+    self.best = W.Button(description="go to best", tooltip="the weight with the highest value of this metric")
+    self.chart = Chart("the metric over the weight", pointed=self.move and weakly(self._clicked))
+    said = [W.HTML(f"<small>band: {escape(band)}, at 11 positions</small>")] if band and self.judge else []
+    row = W.HBox([self.weight, self.log, self.best], layout=W.Layout(flex_flow="row wrap"))
+    self.box = W.VBox([self.metric, row, self.chart.box, *said] if axes else [])
+    self.log.observe(weakly(self._again), "value")
 
 # %% ../../nbs/lab/03_sweeps.ipynb #5e30000a
 @patch(as_prop=True)
@@ -190,6 +196,25 @@ def axis(self: SweepCurve) -> Axis:
     "What the curve goes over at present."
     name = self.weight.value
     return self.ratios[name] if name in self.ratios else weight_axis(self.numeric[name], self.log.value)
+
+
+@patch
+def _few(self: SweepCurve, axis: Axis) -> list:
+    "The numbers of eleven positions, spread evenly: where the band is computed."
+    return sorted(set(np.linspace(0, len(axis.values) - 1, 11).round().astype(int).tolist()))
+
+
+@patch
+def stop(self: SweepCurve):
+    "Give up all that is computed in the background."
+    for sweeps in self.known.values():
+        for sweep in sweeps: sweep and sweep.stop()
+
+
+@patch
+def _clicked(self: SweepCurve, value: float):
+    "A place on the curve: hand on the weights of the nearest position."
+    self.move(self.axis.nearest(value))
 
 # %% ../../nbs/lab/03_sweeps.ipynb #d4e21712
 @patch
@@ -215,25 +240,6 @@ def find(self: SweepCurve, weights: dict):
         self.known[key] = start(self.evaluator, axis.settings), None if self.judge is None else start(self.judge, some)
     sweep, self.band = self.known[key]
     return sweep
-
-# %% ../../nbs/lab/03_sweeps.ipynb #925fd2c4
-@patch
-def _few(self: SweepCurve, axis: Axis) -> list:
-    "The numbers of eleven positions, spread evenly: where the band is computed."
-    return sorted(set(np.linspace(0, len(axis.values) - 1, 11).round().astype(int).tolist()))
-
-
-@patch
-def stop(self: SweepCurve):
-    "Give up all that is computed in the background."
-    for sweeps in self.known.values():
-        for sweep in sweeps: sweep and sweep.stop()
-
-
-@patch
-def _clicked(self: SweepCurve, value: float):
-    "A place on the curve: hand on the weights of the nearest position."
-    self.move(self.axis.nearest(value))
 
 # %% ../../nbs/lab/03_sweeps.ipynb #2a766c9e
 @patch
@@ -325,6 +331,16 @@ def filled(
     near = distance_transform_edt(~known, return_distances=False, return_indices=True)
     return values[tuple(near)]
 
+# %% ../../nbs/lab/03_sweeps.ipynb #ebbae5fd
+def cell_edges(
+    values,            # where the middles of the cells are, rising, from end to end of the axis
+    limits: tuple,     # (low, high) of the axis
+    log: bool = False, # by ratios
+) -> np.ndarray:       # one more than `values`: shares of the way from low to high
+    "Where cells end: half of the way to the neighbours, and at the ends of the axis."
+    at = share_of(values, limits, log)
+    return np.concatenate([[0], (at[1:] + at[:-1]) / 2, [1]])
+
 # %% ../../nbs/lab/03_sweeps.ipynb #5e300024
 def cells_svg(
     frame: Frame,
@@ -335,12 +351,8 @@ def cells_svg(
     crossed=None,            # (rows, columns) bool: crossed out
 ) -> str:
     "A coloured rectangle for each place of a grid."
-    def edges(values, limits, log):
-        "Half of the way to the neighbours."
-        at = share_of(values, limits, log)
-        return np.concatenate([[0], (at[1:] + at[:-1]) / 2, [1]])
-    across = frame.left + edges(x, frame.x_range, frame.x_log) * (frame.width - frame.left - frame.right)
-    up = frame.height - 40 - edges(y, frame.y_range, frame.y_log) * (frame.height - 50)
+    across = frame.left + cell_edges(x, frame.x_range, frame.x_log) * (frame.width - frame.left - frame.right)
+    up = frame.height - 40 - cell_edges(y, frame.y_range, frame.y_log) * (frame.height - 50)
     low, high = limits
     shade = (np.clip((np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12), 0, 1) * 255).astype(int)
     colors = (palette(name) * 255).round().astype(int)
@@ -420,28 +432,34 @@ class HeatMap:
         count: int = 21,       # positions of each weight
         ask: bool = False,     # whether it waits until its button is pressed
     ):
-        import ipywidgets as W
         self.detector, self.components, self.evaluator = detector, components, evaluator
         self.turns, self.count, self.known = turns or Turns(), count, {}
         self.numeric = {w.name: w for w in detector.weights if not w.choices and not w.idle(components)}
         self.clouds, self.share, self.move = evaluator.sizes is not None, float(evaluator.masks.mean()), move
-        options = [(w.symbol or w.name, w.name) for w in self.numeric.values()]
-        menu = lambda n, label: wide(W.Dropdown(options=options, index=n if len(options) > n else None, description=label))
-        self.across, self.up = menu(0, "to the right"), menu(1, "upwards")
-        self.metric = wide(W.Dropdown(options=[(metric_label(n, self.clouds), n) for n in names], description="metric"))
-        logs = any(log_range(w) is not None for w in self.numeric.values())
-        self.log = W.Checkbox(description="log axes", indent=False, layout=W.Layout(width="100px", display=None if logs else "none"))
-        self.on = W.ToggleButton(value=not ask, description="draw the map", tooltip=f"computes {count} x {count} places in the background",
-                                 layout=W.Layout(display=None if ask else "none"))
-        self.best = W.Button(description="go to best", tooltip="move both weights to the place with the highest value of this metric")
-        self.chart, self.text = Chart("the metric over two weights", placed=move and weakly(self._placed)), W.HTML()
         self.sweep, self.drawn, self.asked, self.here = None, None, None, {}
         self.one_at_a_time = threading.RLock()
-        row, few = W.Layout(flex_flow="row wrap"), "<small>A map needs two weights that are numbers and have an effect here.</small>"
-        self.box = W.VBox([self.metric, self.across, self.up, W.HBox([self.log, self.on, self.best], layout=row), self.chart.box, self.text]
-                          if len(options) > 1 else [W.HTML(few)])
-        for control in (self.metric, self.across, self.up, self.log, self.on): control.observe(weakly(self._again), "value")
-        self.best.on_click(weakly(self._go))
+        self._build(names, ask)
+
+# %% ../../nbs/lab/03_sweeps.ipynb #ab286243
+@patch
+def _build(self: HeatMap, names, ask):
+    "The menus of both weights and of the metric, the buttons, the chart and its words, in `self.box`."
+    import ipywidgets as W
+    options = [(w.symbol or w.name, w.name) for w in self.numeric.values()]
+    menu = lambda n, label: wide(W.Dropdown(options=options, index=n if len(options) > n else None, description=label))
+    self.across, self.up = menu(0, "to the right"), menu(1, "upwards")
+    self.metric = wide(W.Dropdown(options=[(metric_label(n, self.clouds), n) for n in names], description="metric"))
+    logs = any(log_range(w) is not None for w in self.numeric.values())
+    self.log = W.Checkbox(description="log axes", indent=False, layout=W.Layout(width="100px", display=None if logs else "none"))
+    self.on = W.ToggleButton(value=not ask, description="draw the map", tooltip=f"computes {self.count} x {self.count} places in the background",
+                             layout=W.Layout(display=None if ask else "none"))
+    self.best = W.Button(description="go to best", tooltip="move both weights to the place with the highest value of this metric")
+    self.chart, self.text = Chart("the metric over two weights", placed=self.move and weakly(self._placed)), W.HTML()
+    row, few = W.Layout(flex_flow="row wrap"), "<small>A map needs two weights that are numbers and have an effect here.</small>"
+    self.box = W.VBox([self.metric, self.across, self.up, W.HBox([self.log, self.on, self.best], layout=row), self.chart.box, self.text]
+                      if len(options) > 1 else [W.HTML(few)])
+    for control in (self.metric, self.across, self.up, self.log, self.on): control.observe(weakly(self._again), "value")
+    self.best.on_click(weakly(self._go))
 
 # %% ../../nbs/lab/03_sweeps.ipynb #5e300028
 @patch(as_prop=True)
@@ -612,12 +630,13 @@ class TrainingGrid:
         self.close = close_with(self, self.box)
         self.refresh()
 
-    @property
-    def values(self) -> dict:
-        "The chosen combination."
-        return {name: self.grid.options[name][menu.value] for name, menu in self.menus.items()}
-
 # %% ../../nbs/lab/03_sweeps.ipynb #5e300042
+@patch(as_prop=True)
+def values(self: TrainingGrid) -> dict:
+    "The chosen combination."
+    return {name: self.grid.options[name][menu.value] for name, menu in self.menus.items()}
+
+
 @patch
 def _follow(self: TrainingGrid, change):
     "Called by the menus."
