@@ -29,19 +29,22 @@ from dataclasses import replace
 from mmad_nb.data import MVTec3D
 from mmad_nb.detectors import Components, create_detector
 from mmad_nb.forge import sample_data
-from mmad_nb.lab import AblationLab
+from mmad_nb.lab import AblationLab, Explorer
 test = list(MVTec3D(sample_data(), "gear", "test"))
 detector = create_detector("cfm", epochs=2, device="cpu").fit(MVTec3D(sample_data(), "gear", "train"))
 parts = detector.components(test)
 pick = [i % len(test) for i in range({count})]
 samples = [replace(test[i], id=f"{{test[i].id}}-{{n}}") for n, i in enumerate(pick)]
 noise = 1 + .01 * torch.rand(len(pick), 1, 1)                  # so that no two have one score
-parts = Components({{name: maps[pick] * noise for name, maps in parts.maps.items()}}, parts.valid[pick], [s.id for s in samples])""", \
-    "lab = AblationLab(detector, samples, parts)", "display(lab)"
+parts = Components({{name: maps[pick] * noise for name, maps in parts.maps.items()}}, parts.valid[pick], [s.id for s in samples])"""
+# kind -> (what shows it, its map, its weights, a canvas of it)
+TIMED = {"lab": ("display(AblationLab(detector, samples, parts))", ".mmad-map", ".mmad-weights", ".mmad-cloud canvas"),
+         "explorer": ("display(Explorer(detector, (detector, {'alpha': .2}), samples, {detector: parts}))",
+                      ".mmad-left-map", ".mmad-left-weights", ".mmad-left-cloud canvas")}
 WATCH = """() => { window.seen = []; let start = 0;
   window.addEventListener('keydown', () => { start = performance.now(); }, true);
   const note = what => window.seen.push([what, performance.now() - start]);
-  document.querySelector('.mmad-map').addEventListener('load', () => requestAnimationFrame(() => note('map')));
+  document.querySelector('MAP').addEventListener('load', () => requestAnimationFrame(() => note('map')));
   new MutationObserver(() => note('metrics')).observe(document.querySelector('.mmad-metrics'), {childList: true, subtree: true}); }"""
 EMPTY = """() => { const seen = what => Array.from(document.querySelectorAll(what)).filter(e => e.offsetParent);   // not those of a closed tab
   return {charts: seen('.mmad-chart').map(c => c.querySelectorAll('svg text').length),
@@ -89,18 +92,20 @@ def page_with(cells, height=1000):
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 
-def speed(loops):
+def speed(loops, only):
     "Times from key to picture and numbers."
+    show, image, weights, canvas = TIMED[only]
+    print(only)
     print("samples   picture: median, slowest   numbers: median, slowest   20 quick presses settle after")
     wanted, goals = {11: (150, 250), 100: (200, 300), 300: (250, 900)}, []
     for count, most_of in wanted.items():
-        with page_with([MANY[0].format(count=count), *MANY[1:]]) as (page, run):
+        with page_with([MANY.format(count=count), show]) as (page, run):
             run()
-            scroll_to(page, "display(lab)")
-            page.locator(".mmad-cloud canvas").first.wait_for(timeout=60_000)
+            scroll_to(page, show)
+            page.locator(canvas).first.wait_for(timeout=60_000)
             page.wait_for_timeout(4000)
-            page.evaluate(WATCH)
-            page.locator(".mmad-weights .noUi-handle").first.focus()
+            page.evaluate(WATCH.replace("MAP", image))
+            page.locator(f"{weights} .noUi-handle").first.focus()
             with busy(loops):
                 seen = {"map": [], "metrics": []}
                 for k in range(20):
@@ -115,7 +120,7 @@ def speed(loops):
                 settled = max(ms for name, ms in page.evaluate("() => window.seen") if name == "metrics")
             middle = {name: np.median(times) for name, times in seen.items()}
             print(f"{count:7}   {middle['map']:14.0f} {max(seen['map']):9.0f}   {middle['metrics']:14.0f} {max(seen['metrics']):9.0f}   {settled:10.0f} ms", flush=True)
-            goals += [(f"lab-{what}-{count}", middle[name], most) for (name, what), most in zip((("map", "picture"), ("metrics", "numbers")), most_of)]
+            goals += [(f"{only}-{what}-{count}", middle[name], most) for (name, what), most in zip((("map", "picture"), ("metrics", "numbers")), most_of)]
     for name, value, most in goals: goal(name, value, wanted=most, unit=" ms (less is better)")
 
 
@@ -168,7 +173,7 @@ def memory():
     import psutil
     libc = ctypes.CDLL(None)
     space = {}
-    exec(MANY[0].format(count=100), space)
+    exec(MANY.format(count=100), space)
     lab_of = lambda: space["AblationLab"](space["detector"], space["samples"], space["parts"])
 
     def held():
@@ -195,6 +200,6 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("speed", "displays", "memory"))
     parser.add_argument("--busy", type=int, default=0)
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--only", choices=(*KINDS, "tour"), help="displays of one kind")
+    parser.add_argument("--only", choices=(*KINDS, "tour"), help="displays of one kind; speed of the lab or of the explorer")
     given = parser.parse_args()
-    {"speed": lambda: speed(given.busy), "displays": lambda: displays(given.count, given.busy, given.only), "memory": memory}[given.what]()
+    {"speed": lambda: speed(given.busy, given.only or "lab"), "displays": lambda: displays(given.count, given.busy, given.only), "memory": memory}[given.what]()
