@@ -352,7 +352,7 @@ def test_overlay_takes_constant_and_missing_scores(score):
 def test_show_sample_without_mask_and_without_any_measured_pixel():
     nothing = Sample(SAMPLES[0].rgb, SAMPLES[0].xyz * 0, SAMPLES[0].valid & False, category="thing")
     titles = [ax.get_title() for ax in show_sample(nothing).axes]
-    assert titles[-1] == "mask: not given"
+    assert titles[-1] == "mask: not given" and "near is bright" in titles[1]
 
 
 def test_show_maps_refuses_maps_of_other_samples():
@@ -368,9 +368,11 @@ def test_figures_are_not_shown_twice():
 
 def test_clouds_without_colours_normals_or_pixels():
     bare = Cloud(np.random.default_rng(0).random((50, 3)).astype(np.float32))
-    for color in ("photo", "mask", "normals", np.arange(50.0)):
+    for color in ("photo", "mask", np.arange(50.0)):
         assert len(cloud_plot(bare, color).objects[0].positions) == 50
         assert cloud_still(bare, color).axes
+    for draw in (cloud_plot, cloud_still):                       # grey without a word would pass for a picture of normals
+        with pytest.raises(DataError, match="no normals.*with_normals"): draw(bare, "normals")
     with pytest.raises(DataError, match="pixel"): cloud_plot(bare, np.zeros((24, 24)))
     with pytest.raises(DataError, match="50"): cloud_plot(bare, np.zeros(7))
 

@@ -201,7 +201,7 @@ class DefectPanel:
         self.photo, self.label = W.Image(width=480), W.Label()
         controls = (self.defect, self.strength, self.extent, self.seed)
         for control in controls: control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([*controls, self.label]), titled(self.photo, "photo", "mask")])
+        self.box = W.HBox([W.VBox([*controls, self.label]), titled(self.photo, "preview", "mask")])
         self.refresh()
 
     def refresh(self, change=None):
@@ -212,6 +212,7 @@ class DefectPanel:
         good, place = build_surface(self.category, x, y, seed), choose_place(self.category, seed)
         bad = add_defect(good, self.defect.value, x, y, place, self.strength.value, self.extent.value, seed)
         self.mask = defect_mask(good, bad)
-        self.photo.value = png_bytes(np.hstack([picture(bad), np.repeat(self.mask[..., None] * np.uint8(255), 3, 2)]))
+        self.photo.value = png_bytes(np.hstack([picture(bad, steps[1] - steps[0]),
+                                                np.repeat(self.mask[..., None] * np.uint8(255), 3, 2)]))
         self.label.value = f"mask: {self.mask.mean() * 14400:.0f} mm2"
         described(self.photo, f"{self.category} with a {self.defect.value}, and its {self.label.value}")

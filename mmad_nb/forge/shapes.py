@@ -185,10 +185,11 @@ def build_surface(
 # %% ../../nbs/forge/01_shapes.ipynb #a1f63f24
 def picture(
     surface: Surface,
-) -> np.ndarray:  # (H,W,3) uint8
+    step: float = 2.5,  # mm between grid points; with the true step slopes are shaded by how steep they are
+) -> np.ndarray:        # (H,W,3) uint8
     "A quick preview: the material's colour, brighter on slopes that face the upper left."
     down, right = np.gradient(surface.height)
-    light = np.clip(.85 + .12 * (down + right), .35, 1.25) * (surface.height > 0)
+    light = np.clip(.85 + .3 / step * (down + right), .35, 1.25) * (surface.height > 0)
     image = np.clip(surface.color * light + .25 * (surface.height <= 0), 0, 1)  # a grey table around the object
     return (image * 255).astype(np.uint8).transpose(1, 2, 0)
 

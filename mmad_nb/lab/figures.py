@@ -124,11 +124,11 @@ def show_sample(
     photo, (depth, (near, far)) = sample.rgb.transpose(1, 2, 0), depth_picture(sample)
     mask = np.zeros(sample.size, bool) if sample.mask is None else sample.mask
     flat = np.where(mask[..., None], np.float32(to_rgb(DEFECT)), np.float32(0.25))
-    titles = ("photo", f"depth {near:.3g} to {far:.3g}", "normals",
+    titles = ("photo", f"depth {near:.3g} to {far:.3g} m, near is bright", "normals",
               "mask: not given" if sample.mask is None else f"mask: {mask.mean():.1%} defective")
     for ax, picture, title in zip(axes[0], (photo, depth, normals_picture(sample), flat), titles):
         ax.imshow(picture, interpolation="nearest")
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=9)
     fig.suptitle(f"{sample.category}: {sample.defect}", x=0.01, ha="left", fontsize=11)
     return fig
 
@@ -205,7 +205,7 @@ def cloud_colors(
     limits=None,     # (low, high) of the colours of scores
     name="magma",    # the matplotlib colour map of scores
 ) -> np.ndarray:     # (N,3) float32 in [0,1]
-    "A colour for each point of the `cloud`."
+    "A colour for each point of the `cloud`; grey if it has no photo or no mask."
     from matplotlib.colors import to_rgb
     plain = np.full((len(cloud), 3), 0.6, np.float32)
     if not isinstance(color, str):
@@ -214,7 +214,10 @@ def cloud_colors(
     if color == "photo": return plain if cloud.colors is None else cloud.colors
     if color == "normals":
         from mmad_nb.features.normals import normal_colours
-        return plain if cloud.normals is None else normal_colours(cloud.normals.T[..., None])[..., 0].T.numpy()
+        if cloud.normals is None:
+            raise DataError(f"cloud {cloud.id!r}", "no normals", "a normal for each point",
+                            "mmad_nb.data.with_normals(cloud) computes them.")
+        return normal_colours(cloud.normals.T[..., None])[..., 0].T.numpy()
     if color == "mask":
         return plain if cloud.labels is None else np.where(cloud.labels[:, None], np.float32(to_rgb(DEFECT)), plain)
     raise unknown_name("point colour", color, ("photo", "normals", "mask"))
