@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core.runtime import DataError, DiskCache, unknown_name
 from ..data.prepare import prepare
 from ..data.sample import Sample
-from .base import Chosen, Option, Weight, by_category, check_maps, register
+from .base import Option, Weight, by_category, check_maps, register
 from .frozen import PAIR_OPTIONS, PairDetector, Stage, check_pair, own, take_note
 from ..features.extract import PictureRecipe, collect
 from ..features.image import ImageEncoder

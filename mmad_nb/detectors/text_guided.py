@@ -20,7 +20,6 @@ from ..mapping.geometry_aware import create_geometry_mappers
 from ..mapping.text_adaptor import drop_nonfinite
 from ..prompts.states import (MODES, SCORES, check_score, create_word_modules, open_sentences, prompt_loss,
                                     psi_text, worded_item)
-from ..scoring.fusion import BLUR, box_blur
 
 # %% auto #0
 __all__ = ['WAYS', 'TextGuided']

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.runtime import DataError, unknown_name
-from .protocols import COLOURS, Spread, Study, headings_of, run_protocol, spread_of
+from .protocols import COLOURS, Study, headings_of, run_protocol, spread_of
 
 # %% auto #0
 __all__ = ['LEAST', 'PROMPT_ROWS', 'compare', 'comparison_table', 'per_seed', 'difference', 'difference_table', 'component_rows',

@@ -10,7 +10,6 @@ import inspect
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys

@@ -13,7 +13,6 @@ import json
 import platform
 import re
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ import numpy as np
 from fastcore.basics import patch
 
 import mmad_nb
-from ..core.runtime import DataError, content_hash, pick_device, progress, unknown_name, written_beside
+from ..core.runtime import DataError, content_hash, progress, unknown_name, written_beside
 from ..core.widgets import described
 from ..data import AnomalyShapeNet, Eyecandies, MVTec3D, Real3D
 from ..detectors.base import create_detector, load_detector

@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from ..core.runtime import DataError
 from ..core.widgets import described
 from ..core.charts import titled
-from .points import knn
 
 # %% auto #0
 __all__ = ['TO_COLOUR', 'window_sums', 'surface_normals', 'normal_colours', 'colours_to_normals', 'relight', 'RelightPanel']

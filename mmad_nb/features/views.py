@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from ..core.runtime import DataError
 from ..data.neighbours import need_body, with_normals
-from ..data.sample import Cloud, Sample
+from ..data.sample import Sample
 from .extract import size_of
 from .text import ClipEncoder
 from ..views.render import create_cameras, fewer, render

@@ -19,7 +19,6 @@ from inspect import ismethod, signature
 from math import isfinite, isnan, nan
 from pathlib import Path
 
-import numpy as np
 from fastcore.basics import patch
 
 from ..core.charts import DOWN, NOTHING, THEME

@@ -5,7 +5,6 @@
 # %% ../../nbs/mapping/06_alignment.ipynb #e9911470
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch

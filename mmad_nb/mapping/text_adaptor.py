@@ -10,7 +10,6 @@ import re
 from typing import Sequence
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Callable, NamedTuple, Sequence
 
 import numpy as np

@@ -40,7 +40,6 @@ from ..forge.shapes import (Surface, dome, dots, inside_box, inside_disc, mix, n
                                   steel)
 from ..features.normals import surface_normals
 from ..features.text import CLIP_MEAN, CLIP_STD, info_nce, tiny_clip
-from .encoders import save_half
 from .lessons import ANYTHING, PLAIN, damaged, draw_style, ribs
 from ..views import Cameras, render
 from ..views.render import rotation

@@ -21,7 +21,6 @@ from ..core.runtime import (DataError, WeightsError, cache_dir, content_hash, pi
                                   unknown_name)
 from ..core.charts import titled
 from ..core.widgets import described
-from ..data.sample import Sample
 from ..features.normals import normal_colours, surface_normals
 from ..features.zoo import find_weights, load_weights, unreachable
 from ..pretraining.diffusion import need_diffusion

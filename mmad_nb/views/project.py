@@ -14,7 +14,7 @@ from ..core.widgets import described
 from ..core.charts import titled
 from ..data.neighbours import checked_points, knn
 from ..data.sample import Cloud, CloudView
-from .render import TAN, Views, create_cameras, render
+from .render import TAN, Views, render
 
 # %% auto #0
 __all__ = ['PAINTS', 'nearest_seen', 'back_project', 'on_grid', 'smooth_points', 'average_views', 'pyramid', 'paint',
