@@ -108,7 +108,15 @@ def test_patch_panel_tells_the_numbers_that_its_scale_hides():
     panel = PatchPanel(create_mappers(6, 6).eval(), toy_features())
     panel.strength.value = 3.
     for name, html in panel.scales.items():
-        assert scale(html) == [0, 1.5] and f"{panel.maps[name].max():.2f}" in words(panel.pictures[name])
+        assert scale(html) == [0, panel.tops[name]] and f"{panel.maps[name].max():.2f}" in words(panel.pictures[name])
+
+
+def test_patch_panel_marks_the_patch_it_moves():
+    panel = PatchPanel(create_mappers(6, 6).eval(), toy_features(), row=1, column=0)
+    assert (panel.row.value, panel.column.value) == (1, 0)
+    before = {name: bytes(picture.value) for name, picture in panel.pictures.items()}
+    panel.column.value = 1                                       # strength 0: only the outline of the patch moves
+    assert all(bytes(picture.value) != before[name] for name, picture in panel.pictures.items())
 
 
 def test_fusion_keeps_the_limits_of_the_default_share():

@@ -212,7 +212,6 @@ class DefectPanel:
         good, place = build_surface(self.category, x, y, seed), choose_place(self.category, seed)
         bad = add_defect(good, self.defect.value, x, y, place, self.strength.value, self.extent.value, seed)
         self.mask = defect_mask(good, bad)
-        self.photo.value = png_bytes(np.hstack([picture(bad, steps[1] - steps[0]),
-                                                np.repeat(self.mask[..., None] * np.uint8(255), 3, 2)]))
+        self.photo.value = png_bytes(np.hstack([picture(bad, .5), self.mask[..., None] * np.uint8([255] * 3)]))
         self.label.value = f"mask: {self.mask.mean() * 14400:.0f} mm2"
         described(self.photo, f"{self.category} with a {self.defect.value}, and its {self.label.value}")

@@ -11,14 +11,15 @@ from numbers import Integral
 from pathlib import Path
 from typing import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from ..core.runtime import DataError, WeightsError
+from ..core.runtime import DataError, WeightsError, png_bytes
 from ..core.widgets import described
-from ..core.charts import color_bar, titled
+from ..core.charts import color_bar, marked, titled
 from ..features.extract import Features, Mixing
 from ..features.zoo import read_checkpoint
 
@@ -246,18 +247,20 @@ class PatchPanel:
     def __init__(self,
         mappers: nn.ModuleDict,  # trained
         features: Features,      # of a good sample
+        row: int | None = None,  # the image patch to start with; None: in the middle
+        column: int | None = None,
     ):
         import ipywidgets as W
         self.mappers, self.features = mappers, features
-        side = features.image.shape[1]
-        grid = dict(value=side // 2, min=0, max=side - 1, continuous_update=False)
-        self.row, self.column = (W.IntSlider(description=name, **grid) for name in ("row", "column"))
         self.strength = W.FloatSlider(value=0, min=0, max=4, step=.25, description="strength", continuous_update=False)
+        where = zip(("row", "column"), (row, column), features.image.shape[1:])
+        self.row, self.column = (W.IntSlider(side // 2 if start is None else start, min=0, max=side - 1,
+                                             description=name, continuous_update=False) for name, start, side in where)
         self.pictures = {name: W.Image(format="png", width=224) for name in ("rgb", "xyz")}
         self.scales = {name: W.HTML() for name in self.pictures}
         self.tops = {"rgb": 1.5, "xyz": .75}  # distances painted brightest: those of the shape are smaller
-        for control in (self.row, self.column, self.strength): control.observe(self.refresh, "value")
-        self.box = W.HBox([W.VBox([self.row, self.column, self.strength]),
+        for control in (self.strength, self.row, self.column): control.observe(self.refresh, "value")
+        self.box = W.HBox([W.VBox([self.strength, self.row, self.column]),
                            *(titled(self.pictures[name], f"distance, {name}", foot=self.scales[name]) for name in self.pictures)])
         self.refresh()
 
@@ -265,14 +268,16 @@ class PatchPanel:
 @patch
 def refresh(self: PatchPanel, change=None):
     "Compute both maps again and repaint."
-    import io
-    from matplotlib import image
+    from matplotlib import colormaps
     changed = disturb(self.features, self.row.value, self.column.value, self.strength.value)
     self.maps = distance_maps(self.mappers, changed)
+    chosen = np.zeros(self.features.image.shape[1:], bool)
+    chosen[self.row.value, self.column.value] = True
+    patch = np.kron(chosen, np.ones([whole // part for whole, part in zip(self.features.size, chosen.shape)], bool))
     for name, picture in self.pictures.items():
         top = self.tops[name]
-        image.imsave(out := io.BytesIO(), self.maps[name].numpy(), cmap="magma", vmin=0, vmax=top, format="png")
-        picture.value = out.getvalue()
+        colours = colormaps["magma"](self.maps[name].numpy() / top)[..., :3]
+        picture.value = png_bytes((255 * marked(colours, patch, 1)).astype(np.uint8))
         low, high = self.maps[name].min().item(), self.maps[name].max().item()
         self.scales[name].value = color_bar(0, top, "distance", values=(low, high))
         described(picture, f"map of distances, {name}: {low:.2f} to {high:.2f}")
