@@ -637,6 +637,7 @@ def test_a_page_gets_the_pictures_first_and_the_newest_numbers(one, page):
     gate.set()
     one.newest.wait()
     assert one.left.now.weights["alpha"] == .4 and one.table.value != table
+    assert one.left.now.truth is one.truth and not one.message.value     # what stopped the background is forgotten
     assert pictures(one) == seen
     page(False)
     shown = one.table.value
@@ -644,7 +645,9 @@ def test_a_page_gets_the_pictures_first_and_the_newest_numbers(one, page):
     assert one.table.value == shown and pictures(one) == seen
 
 
-def test_a_cell_does_not_wait_for_the_page(one, page):
+@pytest.mark.parametrize("at", ("first", "last"))
+def test_a_cell_does_not_wait_for_the_page(one, page, monkeypatch, at):
+    if at == "last": monkeypatch.setattr(module.Truth, "gently", lambda truth, pause: truth)    # noticed only when all is computed
     gate, _ = slow_in_the_background(one.left.detector)
     one.left.controls["alpha"].value = .6
     page(False)
@@ -654,6 +657,7 @@ def test_a_cell_does_not_wait_for_the_page(one, page):
     gate.set()
     one.newest.wait()                                           # what the page asked for is given up
     assert one.left.now.weights["alpha"] == .9 and one.table.value == shown
+    assert not one.message.value
 
 
 def test_ranks_are_estimated_first_and_exact_afterwards(page):
@@ -661,7 +665,9 @@ def test_ranks_are_estimated_first_and_exact_afterwards(page):
     panel = Explorer(Fake(), Fake(unit=10., seed=1), samples)
     assert panel.scale.value == "rank" and len(panel.left.truth.few) == 8
     gate, counts = slow_in_the_background(panel.left.detector)
+    _, beside = slow_in_the_background(panel.right.detector)
     panel.left.controls["alpha"].value = .8
+    assert beside == []                                         # the other side is known
     estimate = panel.left.seen.map(0, "rank")
     assert counts[:8].count(1) == 8 and panel.left.seen is not panel.left.now
     gate.set()
