@@ -697,7 +697,7 @@ def _report_scores(self: AblationLab):
 @patch
 def show_table(self: AblationLab):
     "The metrics against those of the default weights."
-    choose = ("a weight chosen by these numbers is chosen on the samples it is reported on; <code>report=</code> takes others" if self.report is None else
+    choose = ("a weight chosen by these numbers is chosen on the samples it is reported on; <code>report=</code> judges it on other samples" if self.report is None else
               f"choose by 'now', {len(self.samples)} samples; 'report' is of {len(self.others)} others with the same weights")
     few = "" if self.evaluator.fewest >= 20 else f"with {self.evaluator.fewest} good or defective samples in a category the intervals are too narrow; "
     pot = "one pot compares the scores of different categories; " * (self.evaluator.several and self.evaluator.pooled)
