@@ -3311,6 +3311,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mmad_nb.scoring.aupro.pro_curve': ('scoring/aupro.html#pro_curve', 'mmad_nb/scoring/aupro.py'),
                                        'mmad_nb.scoring.aupro.region_weights': ( 'scoring/aupro.html#region_weights',
                                                                                  'mmad_nb/scoring/aupro.py'),
+                                       'mmad_nb.scoring.aupro.score_png': ('scoring/aupro.html#score_png', 'mmad_nb/scoring/aupro.py'),
                                        'mmad_nb.scoring.aupro.sized_defects': ( 'scoring/aupro.html#sized_defects',
                                                                                 'mmad_nb/scoring/aupro.py'),
                                        'mmad_nb.scoring.aupro.split_scores': ( 'scoring/aupro.html#split_scores',

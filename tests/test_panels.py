@@ -1,4 +1,5 @@
 """Panels: a scale stays while a control moves, until somebody rescales; every picture has a title and words that follow it."""
+import io
 import re
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from test_mapping_text_adaptor import toy_features
 
 from mmad_nb.core import DataError
@@ -125,6 +127,14 @@ def test_fusion_keeps_the_limits_of_the_default_share():
     before = scale(panel.scale)
     panel.alpha.value = 1.
     assert scale(panel.scale) == before and "α = 1.00" in words(panel.picture)
+
+
+def test_aupro_panel_shows_the_scores_of_small_and_large_defects():
+    panel = AuproPanel()
+    panel.large.value, panel.small.value = 0., 4.
+    picture = np.asarray(Image.open(io.BytesIO(panel.map.value))).astype(int).sum(-1)
+    assert picture.shape == (256, 256)                                        # 64 x 64 pixels, each drawn as 4 x 4
+    assert picture[176:184, 160:224].mean() > picture[32:144, 32:144].mean() + 100
 
 
 def test_aupro_panel_zooms_to_its_limit():

@@ -12,13 +12,15 @@ import torch
 from fastcore.basics import patch
 from scipy import ndimage
 
-from ..core.runtime import DataError, unknown_name
-from ..core.charts import LINES, Chart, Frame, band_svg, line_svg
+from ..core.runtime import DataError, png_bytes, unknown_name
+from ..core.widgets import described
+from ..core.charts import LINES, Chart, Frame, band_svg, color_bar, line_svg, titled
 
 # %% auto #0
 __all__ = ['LEGACY', 'label_regions', 'area_below', 'count_outranking', 'bar_area', 'region_weights', 'as_maps_and_masks',
            'as_mask', 'is_ragged', 'as_numpy', 'as_numbers', 'without_nan', 'split_scores', 'check_limits',
-           'limit_name', 'check_mode', 'aupro', 'pro_curve', 'curve_corners', 'sized_defects', 'AuproPanel']
+           'limit_name', 'check_mode', 'aupro', 'pro_curve', 'curve_corners', 'sized_defects', 'score_png',
+           'AuproPanel']
 
 # %% ../../nbs/scoring/01_aupro.ipynb #66f4f10d
 def label_regions(
@@ -267,6 +269,14 @@ def sized_defects(
     return noise + np.array([0, large, small])[which], np.repeat(which[None] > 0, 8, 0)
 
 # %% ../../nbs/scoring/01_aupro.ipynb #a8871f82
+def score_png(
+    score: np.ndarray,  # (H,W); black at -3 and below, brightest from 7 on
+) -> bytes:
+    "A map of scores as a PNG file, each pixel drawn as 4 x 4."
+    from matplotlib import colormaps
+    return png_bytes(colormaps["magma"](np.kron((score + 3) / 10, np.ones((4, 4))), bytes=True)[..., :3])
+
+
 class AuproPanel:
     "Sliders for two detection strengths and the limit; the PRO curve and its area."
     def __init__(self):
@@ -274,10 +284,12 @@ class AuproPanel:
         slider = lambda name, value, high: W.FloatSlider(value=value, min=0.01 if name == "limit" else 0, max=high,
                                                          step=.01, description=name)
         self.large, self.small, self.limit = slider("large", 2.5, 4), slider("small", 0.5, 4), slider("limit", .3, 1)
-        self.label = W.HTML()
+        self.label, self.map = W.HTML(), W.Image(format="png", width=200)
         self.chart, self.zoom = Chart("PRO curve"), W.Checkbox(description="zoom to the limit", indent=False)
         for control in (self.large, self.small, self.limit, self.zoom): control.observe(self.refresh, "value")
-        self.box = W.VBox([self.large, self.small, self.limit, self.zoom, self.label, self.chart.box])
+        controls = W.VBox([self.large, self.small, self.limit, self.zoom, self.label])
+        picture = titled(self.map, "scores of the first image", foot=color_bar(-3, 7, "score", width=200))
+        self.box = W.VBox([W.HBox([controls, picture], layout=W.Layout(flex_flow="row wrap")), self.chart.box])
         self.refresh()
 
 # %% ../../nbs/scoring/01_aupro.ipynb #6a4b6ed9
@@ -286,6 +298,8 @@ def refresh(self: AuproPanel, change=None):
     "Score again and send the new curve to the picture."
     scores, masks = sized_defects(self.large.value, self.small.value)
     x, y = pro_curve(scores, masks)
+    self.map.value = score_png(scores[0])
+    described(self.map, f"map of the first image: large defects lifted by {self.large.value:.2f}, small ones by {self.small.value:.2f}")
     L = self.limit.value
     left = x < L
     self.aupro = aupro(scores, masks, L)
