@@ -307,3 +307,13 @@ def test_validation_has_defects_of_its_own_individuals(tmp_path):
     assert sorted(MVTec3D(few, split="validation", prepared=False).defects) == sorted(["good", "good", *list_defects()])
     shipped = MVTec3D(sample_data(), split="validation", prepared=False)
     assert sorted(set(shipped.defects)) == ["crack", "dent", "good", "stain"]
+
+
+def test_preview_shades_by_slope_and_not_by_the_fineness_of_the_grid():
+    from mmad_nb.forge.shapes import Surface, picture
+    def tilted(step):                                            # 0.2 mm of height for each mm to the right
+        height = np.tile(10 + .2 * np.arange(0, 8, step), (6, 1))
+        return Surface(height, np.full((3, *height.shape), .5), np.zeros(height.shape))
+    coarse, fine = (picture(tilted(step), step)[2, 2] for step in (1., .25))
+    assert (coarse == fine).all() and (coarse == int(255 * .5 * (.85 + .3 * .2))).all()
+    assert (picture(tilted(.25))[2, 2] < fine).all()             # without the step a fine grid looks flat
