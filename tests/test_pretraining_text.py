@@ -6,6 +6,7 @@ import torch
 from mmad_nb.core.runtime import DataError
 from mmad_nb.forge import list_categories, list_defects
 from mmad_nb.pretraining import text as tp
+from mmad_nb.pretraining.encoders import save_half
 
 TINY_PLAN = tp.Plan(8, (tp.Round(range(4), 1e-3, 4, 9, 16, (1, .5)),), 48, (tp.Round(range(4, 6), 3e-4, 4, 14, 16),))
 
@@ -92,7 +93,7 @@ def test_every_look_is_shown_as_often_where_the_damage_has_a_depth(twins):
 
 
 def test_training_goes_on_from_weights(tmp_path, twins, one_thread):
-    tp.save_half(tp.tiny_clip(5), file := tmp_path / "start.safetensors")
+    save_half(tp.tiny_clip(5), file := tmp_path / "start.safetensors")
     (tmp_path / "twins-8-0").mkdir()
     (tmp_path / "twins-8-0" / "000.npz").hardlink_to(twins / "000.npz")
     plan = tp.Plan(8, (tp.Round(range(1), 1e-9, 8, 9, 16, (1, .5), pairs=2),), 1, ())
