@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from ..core.runtime import DataError, unknown_name
 from ..data.sample import Cloud, Sample
-from .base import Detector, Option, Weight, categories_of, check_maps, register
+from .base import Detector, Option, Weight, categories_of, register
 from .frozen import PairDetector, check_pair
 from ..features.extract import collect
 from ..features.text import STATES, ClipEncoder, prompt_vectors
